@@ -1,0 +1,242 @@
+"""
+What all algorithms share: act with memory (stage), store (commit), sample sequences.
+
+The memory of training lives here, never in the policy, whose ``predict`` is pure: callbacks evaluate the policy in the middle of
+a step. A step *stages* the memory it leads to and commits it together with its transition, so that memory and ``_last_obs`` never
+disagree, whatever a callback does in between.
+"""
+
+import warnings
+from collections.abc import Iterable
+from functools import partial
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.type_aliases import GymEnv, RolloutReturn, Schedule, TrainFreq
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_recurrent_offpolicy.buffers import RecurrentSequenceReplayBuffer
+from sb3_recurrent_offpolicy.policies import RecurrentTD3Policy
+from sb3_recurrent_offpolicy.preprocessing import encode_actions
+from sb3_recurrent_offpolicy.type_aliases import RecurrentSequenceSamples, RNNStates
+
+
+class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
+    """
+    Base of the recurrent off-policy algorithms. Parameters are those of SB3's ``OffPolicyAlgorithm``, and:
+
+    :param batch_size: number of *sequences* per update; an update learns from up to ``batch_size * sequence_length`` steps
+    :param n_steps: steps before the bootstrap inside a sequence (see ``targets.n_step_targets``)
+    :param sequence_length: steps per sequence, None for whole episodes. About the span that must be remembered
+    :param burn_in: steps replayed without gradient before a sequence that does not begin with its episode
+    :param state_init: "stored" begins a sequence with the memory that acted there, "zero" with zeros
+    :param reward_scale: factor on sampled rewards. "auto" divides them by the running standard deviation of the discounted
+        return, as ``VecNormalize`` does, so that one learning rate fits rewards of any size
+    :param max_grad_norm: clip gradients to this norm, None not to
+    """
+
+    replay_buffer: RecurrentSequenceReplayBuffer
+    policy: RecurrentTD3Policy
+
+    def __init__(
+        self,
+        policy: str | type[BasePolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule,
+        *,
+        batch_size: int,
+        replay_buffer_class: type[ReplayBuffer] | None = None,
+        replay_buffer_kwargs: dict[str, Any] | None = None,
+        optimize_memory_usage: bool = False,
+        n_steps: int = 1,
+        sequence_length: int | None = 32,
+        burn_in: int = 0,
+        state_init: Literal["stored", "zero"] = "stored",
+        reward_scale: float | Literal["auto"] = "auto",
+        max_grad_norm: float | None = None,
+        **kwargs: Any,
+    ):
+        if replay_buffer_class is not None and not issubclass(replay_buffer_class, RecurrentSequenceReplayBuffer):
+            raise ValueError(
+                f"replay_buffer_class={replay_buffer_class.__name__} stores no sequences with memory states (hindsight relabelling "
+                "would also invalidate them): leave it None, or pass a subclass of RecurrentSequenceReplayBuffer"
+            )
+        own = {"sequence_length", "burn_in", "state_init"} & set(replay_buffer_kwargs or {})
+        if own:
+            raise ValueError(f"replay_buffer_kwargs has {sorted(own)}: pass them to {type(self).__name__} itself")
+        if n_steps < 1:
+            raise ValueError(f"n_steps={n_steps} must be at least 1")
+        if reward_scale != "auto" and not (isinstance(reward_scale, (int, float)) and reward_scale > 0):
+            raise ValueError(f"reward_scale={reward_scale!r} must be a positive number or 'auto'")
+        if optimize_memory_usage:
+            warnings.warn("optimize_memory_usage=True has no effect: observations are always stored once. Leave it out.")
+
+        super().__init__(
+            policy=policy,
+            env=env,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            replay_buffer_class=replay_buffer_class or RecurrentSequenceReplayBuffer,
+            replay_buffer_kwargs=replay_buffer_kwargs,
+            support_multi_env=True,
+            **kwargs,
+        )
+        self.n_steps = n_steps
+        self.sequence_length = sequence_length
+        self.burn_in = burn_in
+        self.state_init = state_init
+        self.reward_scale = reward_scale
+        self.max_grad_norm = max_grad_norm
+        self._last_lstm_states: RNNStates | None = None
+        self._return_statistics = RunningMeanStd(epsilon=0.0, shape=())
+
+    def _setup_model(self) -> None:
+        if isinstance(self.policy_class, type) and not issubclass(self.policy_class, RecurrentTD3Policy):
+            raise ValueError(
+                f"policy={self.policy_class.__name__} is no policy of {type(self).__name__}: choose one of "
+                f"{sorted(self.policy_aliases)} or a subclass of RecurrentTD3Policy. A saved model is loaded by the class that saved it."
+            )
+        self.replay_buffer_kwargs = self.replay_buffer_kwargs | dict(
+            sequence_length=self.sequence_length, burn_in=self.burn_in, state_init=self.state_init
+        )
+        with warnings.catch_warnings():
+            # SB3 leaves n-step returns to the buffer, here they are computed inside the sequences
+            warnings.filterwarnings("ignore", message="`n_steps=")
+            super()._setup_model()
+        self._create_aliases()
+        # Kept when a model is loaded to go on with the same environments
+        if self._last_lstm_states is None or len(self._last_previous_actions) != self.n_envs:
+            self._last_lstm_states = self.policy.initial_states(self.n_envs)
+            self._last_previous_actions = np.zeros((self.n_envs, self.policy.action_encoding_dim), dtype=np.float32)
+            self._discounted_returns = np.zeros(self.n_envs)
+
+    def _create_aliases(self) -> None:
+        self.actor = self.policy.actor
+        self.actor_target = self.policy.actor_target
+        self.critic = self.policy.critic
+        self.critic_target = self.policy.critic_target
+
+    # ----------------------------------------------------------------- acting
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        # Asked in the random warm-up too: its steps are replayed with the memory they were made with
+        buffer_action, self._staged_lstm_states = self.policy.act(
+            self._last_obs, self._last_lstm_states, self._last_previous_actions, self._last_episode_starts  # type: ignore[arg-type]
+        )
+        if self.num_timesteps < learning_starts:
+            unscaled_action = np.array([self.action_space.sample() for _ in range(n_envs)])
+            buffer_action = self.policy.scale_action(unscaled_action)
+        if action_noise is not None:
+            buffer_action = np.clip(buffer_action + action_noise(), -1, 1)
+        return self.policy.unscale_action(buffer_action), buffer_action
+
+    def _store_transition(
+        self,
+        replay_buffer: ReplayBuffer,
+        buffer_action: np.ndarray,
+        new_obs: np.ndarray | dict[str, np.ndarray],
+        reward: np.ndarray,
+        dones: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        # SB3 sorts out terminal observations and raw values, and calls nothing but add: it is given what we know besides
+        add = partial(replay_buffer.add, episode_starts=self._last_episode_starts, lstm_states=self._last_lstm_states)
+        super()._store_transition(SimpleNamespace(add=add), buffer_action, new_obs, reward, dones, infos)  # type: ignore[arg-type]
+
+        raw_reward = reward if self._vec_normalize_env is None else self._vec_normalize_env.get_original_reward()
+        self._update_return_statistics(raw_reward)
+        self._last_lstm_states = self._staged_lstm_states
+        self._last_previous_actions = encode_actions(
+            th.as_tensor(buffer_action).reshape(self.n_envs, -1), self.action_space
+        ).numpy()
+        self._last_episode_starts = dones
+
+    def collect_rollouts(  # type: ignore[override]
+        self, env: VecEnv, callback: BaseCallback, train_freq: TrainFreq, replay_buffer: ReplayBuffer, **kwargs: Any
+    ) -> RolloutReturn:
+        rollout = super().collect_rollouts(env, callback, train_freq, replay_buffer, **kwargs)
+        if not rollout.continue_training:
+            # SB3 drops the step at which a callback stops. The environment has made it: to go on later, so must we
+            step = callback.locals
+            self._store_transition(
+                replay_buffer, step["buffer_actions"], step["new_obs"], step["rewards"], step["dones"], step["infos"]
+            )
+        return rollout
+
+    def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
+        """
+        Load a replay buffer from a pickle file. The next ``learn`` begins a new episode: the buffer's last one is not going on.
+
+        :param path: path to the pickled replay buffer
+        :param truncate_last_traj: without effect, for compatibility
+        :raises ValueError: if the file holds another kind of buffer, or one for another number of environments; the present
+            buffer stays in place
+        """
+        present = self.replay_buffer
+        super().load_replay_buffer(path, truncate_last_traj)
+        loaded, self.replay_buffer = self.replay_buffer, present
+        if not isinstance(loaded, RecurrentSequenceReplayBuffer):
+            raise ValueError(f"{path} holds a {type(loaded).__name__}, not a RecurrentSequenceReplayBuffer")
+        if loaded.n_envs != self.n_envs:
+            raise ValueError(
+                f"{path} was recorded with n_envs={loaded.n_envs}, this model has {self.n_envs}: load it into a model with as many"
+            )
+        self.replay_buffer = loaded
+        self._last_obs = None
+
+    # --------------------------------------------------------------- learning
+
+    def _update_return_statistics(self, rewards: np.ndarray) -> None:
+        continued = np.where(self._last_episode_starts, 0.0, self._discounted_returns)
+        self._discounted_returns = self.gamma * continued + rewards
+        self._return_statistics.update(self._discounted_returns)
+
+    def _sample_sequences(self, batch_size: int) -> RecurrentSequenceSamples:
+        """
+        :param batch_size: number of sequences
+        :return: sequences with normalised observations and scaled rewards
+        """
+        samples = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
+        return samples._replace(rewards=samples.rewards * self._reward_factor())
+
+    def _reward_factor(self) -> float:
+        if self.reward_scale != "auto":
+            return float(self.reward_scale)
+        deviation = float(np.sqrt(self._return_statistics.var))
+        # All returns alike so far: nothing to scale by
+        return 1.0 / deviation if deviation > 0.0 else 1.0
+
+    def _minimize(self, loss: th.Tensor, optimizer: th.optim.Optimizer) -> None:
+        """One step on the parameters of ``optimizer``; no other parameter gets a gradient."""
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        optimizer.zero_grad()
+        loss.backward(inputs=parameters)
+        if self.max_grad_norm is not None:
+            th.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
+        optimizer.step()
+
+    def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
+        super()._update_learning_rate(optimizers)
+        for optimizer in optimizers if isinstance(optimizers, list) else [optimizers]:
+            for group in optimizer.param_groups:
+                group["lr"] *= group["lr_scale"]
+
+    # ------------------------------------------------------------ persistence
+
+    def _excluded_save_params(self) -> list[str]:
+        networks = ["actor", "critic", "actor_target", "critic_target"]
+        return [*super()._excluded_save_params(), *networks, "_staged_lstm_states"]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        return ["policy", "actor.optimizer", "critic.optimizer"], []

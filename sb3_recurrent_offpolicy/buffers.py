@@ -1,0 +1,421 @@
+"""
+The replay buffer: add a step, sample sequences.
+
+Time is counted per buffer, not per ring row: step i of every environment is written at time i and lives in row ``i % rows``
+until time ``i + rows``. All arithmetic happens on times, so the ring's seam appears in one place only.
+"""
+
+import math
+import warnings
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import psutil
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_recurrent_offpolicy.preprocessing import encode_actions, map_observation
+from sb3_recurrent_offpolicy.type_aliases import BurnIn, RecurrentSequenceSamples, RNNStates
+
+# Without a sequence length to derive it from (whole episodes), states are only needed where a ring has cut an episode's head off
+WHOLE_EPISODE_STRIDE = 16
+
+
+class RecurrentSequenceReplayBuffer(ReplayBuffer):
+    """
+    Replay buffer of sequences for recurrent off-policy algorithms, for every observation space that SB3 knows.
+
+    It is a ring of steps per environment, observations stored once: the successor of an observation is the next row, and only
+    the last observation of an episode is kept beside the ring. Memory states are stored every ``stride`` steps; sequences begin
+    there and at every episode start, where the memory is zero by definition.
+
+    Sampling lays windows of ``sequence_length`` steps uniformly on the recorded time and cuts them where an episode begins.
+    Each piece becomes a row of the batch, and a piece that begins with its episode is extended to full length. So every step of
+    a long episode is trained on about equally often (at most twice as often as any other), first and last ones included.
+
+    Nothing crosses an episode start, an environment, or the write head. Boundaries come from ``episode_starts``, never from
+    ``dones``: a reset in mid-episode leaves no ``done`` behind.
+
+    Arrays are allocated by the first :meth:`add`, so that a saved model loads for evaluation without claiming memory.
+
+    :param buffer_size: number of steps to keep, over all environments
+    :param observation_space: Box, Discrete, MultiDiscrete, MultiBinary, image, or a Dict of them
+    :param action_space: any space that SB3 supports
+    :param device: device of the sampled tensors
+    :param n_envs: number of parallel environments
+    :param optimize_memory_usage: accepted for compatibility; observations are always stored once
+    :param handle_timeout_termination: tell time limits (``info["TimeLimit.truncated"]``) from terminal states, as in SB3
+    :param sequence_length: steps T per sequence, None for whole episodes
+    :param burn_in: steps K replayed before a sequence to refresh its stored state, at most ``sequence_length``. Sequences that
+        begin with their episode have none; others begin at step K of their episode at the earliest
+    :param state_init: "stored" begins a sequence with the memory that acted there (Kapturowski et al. 2019, R2D2),
+        "zero" with zeros
+    :param stride: steps between possible sequence starts, a divisor of ``sequence_length``. Memory for states is divided by
+        it. Default: about a quarter of ``sequence_length``, so that a step is met in four different positions;
+        ``sequence_length`` itself is the coarsest lattice
+    :raises ValueError: for impossible settings, naming parameter, value and remedy
+    """
+
+    observations: Any
+    terminated: np.ndarray
+    episode_steps: np.ndarray
+    states: np.ndarray
+
+    def __init__(
+        self,
+        buffer_size: int,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        device: th.device | str = "auto",
+        n_envs: int = 1,
+        optimize_memory_usage: bool = False,
+        handle_timeout_termination: bool = True,
+        sequence_length: int | None = 32,
+        burn_in: int = 0,
+        state_init: Literal["stored", "zero"] = "stored",
+        stride: int | None = None,
+    ):
+        if sequence_length is not None and sequence_length < 1:
+            raise ValueError(f"sequence_length={sequence_length} must be at least 1, or None for whole episodes")
+        if burn_in < 0:
+            raise ValueError(f"burn_in={burn_in} must not be negative; 0 means no burn-in")
+        if burn_in > (sequence_length or 0):
+            raise ValueError(
+                f"burn_in={burn_in} must not exceed sequence_length={sequence_length}: "
+                + (
+                    "whole episodes begin with zero memory and need none, use burn_in=0"
+                    if sequence_length is None
+                    else "raise sequence_length or lower burn_in"
+                )
+            )
+        if state_init not in ("stored", "zero"):
+            raise ValueError(f"state_init={state_init!r} must be 'stored' or 'zero'")
+        if stride is None:
+            stride = WHOLE_EPISODE_STRIDE if sequence_length is None else math.gcd(sequence_length, max(sequence_length // 4, 1))
+        if stride < 1 or (sequence_length or stride) % stride != 0:
+            raise ValueError(
+                f"stride={stride} must be a positive divisor of sequence_length={sequence_length}, "
+                "or some steps would be trained on more often than others; leave it None for a sensible default"
+            )
+        # The arrays of ReplayBuffer are not wanted: they hold every observation twice
+        BaseBuffer.__init__(self, max(buffer_size // n_envs, 1), observation_space, action_space, device, n_envs=n_envs)
+        self.optimize_memory_usage = optimize_memory_usage
+        self.handle_timeout_termination = handle_timeout_termination
+        self.sequence_length = sequence_length
+        self.burn_in = burn_in
+        self.state_init = state_init
+        self.stride = stride
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything and release the memory."""
+        super().reset()
+        self.n_added = 0
+        # Last observations of episodes that a reset has followed, by time * n_envs + environment
+        self._final_observations: dict[int, Any] = {}
+        self._longest_episode = 0
+        self._state_shapes: list[list[tuple[int, ...]]] | None = None
+
+    # ---------------------------------------------------------------- storage
+
+    def estimate_nbytes(self, state_size: int = 0) -> int:
+        """
+        Bytes that the buffer will occupy when full, known before anything is allocated.
+
+        :param state_size: floats per stored memory state of one environment, ``model.policy.state_size``
+        :return: bytes; final observations of episodes, one each, come on top
+        """
+        return sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in self._layout(state_size))
+
+    def _layout(self, state_size: int) -> list[tuple[tuple[int, ...], Any]]:
+        """Shape and dtype of each array: actions, rewards, terminated, episode_steps, states, then the observations."""
+        steps = (self.buffer_size, self.n_envs)
+        # One slot more than fits the ring's steps: the lattice need not begin with the ring
+        slots = math.ceil(self.buffer_size / self.stride) + 1 if self.state_init == "stored" else 0
+        return [
+            ((*steps, self.action_dim), self._maybe_cast_dtype(self.action_space.dtype)),
+            (steps, np.float32),
+            (steps, np.bool_),
+            (steps, np.int32),
+            ((slots, self.n_envs, state_size), np.float32),
+            *((((*steps, *shape)), dtype) for shape, dtype in self._observation_entries().values()),
+        ]
+
+    def _observation_entries(self) -> dict[str | None, tuple[tuple[int, ...], Any]]:
+        if isinstance(self.observation_space, spaces.Dict):
+            return {key: (self.obs_shape[key], space.dtype) for key, space in self.observation_space.spaces.items()}  # type: ignore[call-overload]
+        return {None: (self.obs_shape, self.observation_space.dtype)}
+
+    def _allocate(self, lstm_states: RNNStates) -> None:
+        needed = self.burn_in + (self.sequence_length or 1) + 1
+        if self.buffer_size < needed:
+            raise ValueError(
+                f"buffer_size={self.buffer_size * self.n_envs} keeps {self.buffer_size} steps for each of {self.n_envs} "
+                f"environment(s), fewer than one sequence with its burn-in and the step before it "
+                f"({needed}): raise buffer_size to {needed * self.n_envs} or more, or shorten sequence_length"
+            )
+        # A memory that actor and critic share is stored once
+        self._shared_state = lstm_states.vf is lstm_states.pi
+        self._state_shapes = self._shapes(lstm_states)
+        state_size = self._pack(lstm_states).shape[1]
+        required, available = self.estimate_nbytes(state_size), psutil.virtual_memory().available
+        if required > available:
+            warnings.warn(
+                f"The replay buffer will take {required / 1e9:.1f} GB when full and {available / 1e9:.1f} GB are free: lower "
+                f"buffer_size={self.buffer_size * self.n_envs}, or raise stride={self.stride} to store fewer memory states"
+            )
+        arrays = [np.zeros(shape, dtype=dtype) for shape, dtype in self._layout(state_size)]
+        self.actions, self.rewards, self.terminated, self.episode_steps, self.states, *observations = arrays
+        entries = dict(zip(self._observation_entries(), observations, strict=True))
+        self.observations = entries if isinstance(self.observation_space, spaces.Dict) else entries[None]
+        self._last_episode_steps = np.zeros(self.n_envs, dtype=np.int32)
+
+    def _pack(self, lstm_states: RNNStates) -> np.ndarray:
+        """(n_layers, n_envs, hidden) arrays to one row per environment: (n_envs, state_size)."""
+        arrays = lstm_states.pi if self._shared_state else (*lstm_states.pi, *lstm_states.vf)
+        flat = [np.swapaxes(array, 0, 1).reshape(self.n_envs, -1) for array in arrays]
+        return np.concatenate(flat, axis=1) if flat else np.zeros((self.n_envs, 0), dtype=np.float32)
+
+    def _unpack(self, packed: np.ndarray) -> RNNStates:
+        """The inverse: (B, state_size) to tensors (n_layers, B, hidden)."""
+        assert self._state_shapes is not None
+        tensor, offset, parts = self.to_torch(packed, copy=False), 0, []
+        for part in self._state_shapes[:1] if self._shared_state else self._state_shapes:
+            arrays = []
+            for layers, _, hidden in part:
+                array = tensor[:, offset : offset + layers * hidden].reshape(-1, layers, hidden)
+                arrays.append(array.transpose(0, 1).contiguous())
+                offset += layers * hidden
+            parts.append(tuple(arrays))
+        return RNNStates(parts[0], parts[-1])
+
+    def _check_states(self, lstm_states: RNNStates) -> None:
+        shapes = self._shapes(lstm_states)
+        if shapes != self._state_shapes:
+            raise ValueError(
+                f"lstm_states have the shapes {shapes}, this buffer holds states of shapes {self._state_shapes}: it belongs to a "
+                "policy with another memory or another number of environments. Load the buffer that was saved with this model."
+            )
+
+    @staticmethod
+    def _shapes(lstm_states: RNNStates) -> list[list[tuple[int, ...]]]:
+        return [[array.shape for array in part] for part in lstm_states]
+
+    def add(  # type: ignore[override]
+        self,
+        obs: Any,
+        next_obs: Any,
+        action: np.ndarray,
+        reward: np.ndarray,
+        done: np.ndarray,
+        infos: list[dict[str, Any]],
+        episode_starts: np.ndarray,
+        lstm_states: RNNStates,
+    ) -> None:
+        """
+        Add one step of every environment.
+
+        :param obs: o_t, (n_envs, \\*obs) or a dict of them
+        :param next_obs: o_{t+1}, the terminal observation where the episode ended
+        :param action: a_t, (n_envs, action_dim), Box actions scaled to [-1, 1]
+        :param reward: r_t, (n_envs,)
+        :param done: (n_envs,), the episode ended, for good or by a time limit
+        :param infos: ``TimeLimit.truncated`` tells the two apart
+        :param episode_starts: (n_envs,), o_t is the first observation of an episode
+        :param lstm_states: memory before the step, that is, what the policy was given together with o_t, as numpy arrays
+        :raises ValueError: if a reward is not finite or the states do not fit; nothing is stored then
+        """
+        if not np.isfinite(reward).all():
+            raise ValueError(
+                f"reward={reward} of the environment(s) {np.flatnonzero(~np.isfinite(reward)).tolist()} is not finite. The step was "
+                "not stored; check the environment (VecCheckNan finds the step that produced it)."
+            )
+        if self._state_shapes is None:
+            self._allocate(lstm_states)
+        self._check_states(lstm_states)
+
+        row = self.n_added % self.buffer_size
+        for env in np.flatnonzero(episode_starts) if self.n_added > 0 else ():
+            # The row after the last step of the episode that ended there is about to hold another episode
+            self._final_observations[(self.n_added - 1) * self.n_envs + int(env)] = self._next_observation(env)
+        if self.n_added >= self.buffer_size:
+            for time_env in (self.n_added - self.buffer_size) * self.n_envs + np.arange(self.n_envs):
+                self._final_observations.pop(int(time_env), None)
+
+        map_observation(lambda ring, value: self._write(ring, row, value), self.observations, obs)
+        self._write(self.actions, row, action)
+        self.rewards[row] = reward
+        timeouts = [info.get("TimeLimit.truncated", False) for info in infos] if self.handle_timeout_termination else False
+        self.terminated[row] = np.asarray(done, dtype=bool) & ~np.asarray(timeouts)
+        self._last_episode_steps = np.where(episode_starts, 0, self._last_episode_steps + 1).astype(np.int32)
+        self.episode_steps[row] = self._last_episode_steps
+        self._longest_episode = max(self._longest_episode, int(self._last_episode_steps.max()) + 1)
+        if self.state_init == "stored" and self.n_added % self.stride == 0:
+            self.states[self._slot(self.n_added)] = self._pack(lstm_states)
+        self._next_observations = map_observation(np.array, next_obs)
+
+        self.n_added += 1
+        self.pos = self.n_added % self.buffer_size
+        self.full = self.n_added >= self.buffer_size
+
+    @staticmethod
+    def _write(ring: np.ndarray, row: int, value: Any) -> None:
+        ring[row] = np.asarray(value).reshape(ring.shape[1:])
+
+    def _slot(self, times: Any) -> Any:
+        return (times // self.stride) % len(self.states)
+
+    def _next_observation(self, env: int) -> Any:
+        return map_observation(lambda value: value[env].copy(), self._next_observations)
+
+    # --------------------------------------------------------------- sampling
+
+    def sample(self, batch_size: int, env: VecNormalize | None = None) -> RecurrentSequenceSamples:  # type: ignore[override]
+        """
+        Draw sequences, uniformly over recorded time.
+
+        :param batch_size: number of sequences B
+        :param env: normalises observations and rewards, which are stored raw
+        :return: a time-major batch, no longer than its longest row
+        :raises ValueError: if nothing has been added yet
+        """
+        if self.n_added == 0:
+            raise ValueError("The replay buffer is empty: add steps before sampling (raise learning_starts)")
+        begins, envs, burn_in, ends = self._draw_episodes(batch_size) if self.sequence_length is None else self._draw(batch_size)
+        # Rows with a burn-in prefix come first, so that a slice selects them
+        order = np.argsort(~burn_in, kind="stable")
+        return self._get_sequences(begins[order], envs[order], int(burn_in.sum()), ends[order], env)
+
+    def _first_usable(self) -> int:
+        """
+        The first time of which all is known: memory (a lattice point) and previous action (the step before it is there).
+        """
+        if not self.full:
+            return 0
+        return math.ceil((self.n_added - self.buffer_size + 1) / self.stride) * self.stride
+
+    def _draw_episodes(self, batch_size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """The episodes of steps drawn uniformly, from their first step, or from the first that the ring still holds."""
+        first = self._first_usable()
+        times = np.random.randint(first, self.n_added, size=batch_size)
+        envs = np.random.randint(self.n_envs, size=batch_size)
+        begins = np.maximum(times - self.episode_steps[times % self.buffer_size, envs], first)
+        return begins, envs, np.zeros(batch_size, dtype=bool), np.full(batch_size, self.n_added)
+
+    def _draw(self, batch_size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """
+        Lay windows on the recorded time, cut them at episode starts, keep ``batch_size`` of the pieces.
+
+        :return: for each piece: the time it begins at (with its burn-in), environment, whether it has burn-in, and the time
+            before which it ends (an episode start may end it sooner)
+        """
+        assert self.sequence_length is not None
+        first, last, length, burn_in = self._first_usable(), self.n_added, self.sequence_length, self.burn_in
+        # Every window that touches [first, last), its burn-in beginning on the lattice
+        lattice = np.random.randint(
+            math.ceil((first - length + 1 - burn_in) / self.stride), (last - 1 - burn_in) // self.stride + 1, size=batch_size
+        )
+        envs = np.random.randint(self.n_envs, size=batch_size)
+        windows = lattice * self.stride + burn_in
+        times = windows + np.arange(length)[:, None]
+        is_start = (self.episode_steps[times % self.buffer_size, envs] == 0) & (times >= first) & (times < last)
+
+        # What lies before the first episode start continues an episode: it needs a stored state or burn-in
+        heads = np.maximum(windows, first)
+        tail_ends = np.minimum(np.where(is_start.any(axis=0), windows + is_start.argmax(axis=0), windows + length), last)
+        known = np.maximum(heads - self.episode_steps[heads % self.buffer_size, envs], first)
+        begins = np.maximum(heads - burn_in, known)
+        # Too short for its burn-in: learn from the first step that is known
+        has_burn_in = (begins + burn_in < tail_ends) & (burn_in > 0)
+        tails = np.flatnonzero(tail_ends > heads)
+
+        offsets, columns = np.nonzero(is_start)
+        starts = windows[columns] + offsets
+        pieces = (
+            np.concatenate([begins[tails], starts]),
+            np.concatenate([envs[tails], envs[columns]]),
+            np.concatenate([has_burn_in[tails], np.zeros(len(starts), dtype=bool)]),
+            np.concatenate([tail_ends[tails], np.minimum(starts + length, last)]),
+        )
+        # A window always yields a piece, one with an episode start in it yields more
+        kept = np.random.permutation(len(pieces[0]))[:batch_size]
+        begins, envs, has_burn_in, ends = (array[kept] for array in pieces)
+        return begins, envs, has_burn_in, ends
+
+    def _get_sequences(
+        self, begins: np.ndarray, envs: np.ndarray, n_burn_in: int, ends: np.ndarray, vec_normalize: VecNormalize | None
+    ) -> RecurrentSequenceSamples:
+        prefixed = np.arange(len(begins)) < n_burn_in
+        firsts = begins + self.burn_in * prefixed
+
+        offsets = np.arange(self.sequence_length or min(self._longest_episode, self.buffer_size))[:, None]
+        over = (self.episode_steps[(firsts + offsets) % self.buffer_size, envs] == 0) | (firsts + offsets >= ends)
+        over[0] = False
+        lengths = np.where(over.any(axis=0), over.argmax(axis=0), len(offsets))
+        steps = np.arange(lengths.max())[:, None]
+        # Padding repeats the last step: values of the right kind that the mask takes out
+        times = firsts + np.minimum(steps, lengths - 1)
+        rows = times % self.buffer_size
+
+        is_start = self.episode_steps[begins % self.buffer_size, envs] == 0
+        burn_in = None
+        if n_burn_in > 0:
+            prefix = begins[:n_burn_in] + np.arange(self.burn_in)[:, None]
+            prefix_observations = map_observation(
+                lambda ring: ring[prefix % self.buffer_size, envs[:n_burn_in]], self.observations
+            )
+            burn_in = BurnIn(
+                self._observations_to_torch(prefix_observations, vec_normalize),
+                self._previous_actions(prefix - 1, envs[:n_burn_in], is_start[:n_burn_in]),
+            )
+        return RecurrentSequenceSamples(
+            observations=self._observations_to_torch(self._observations_with_successor(firsts, lengths, envs), vec_normalize),
+            previous_actions=self._previous_actions(np.concatenate([firsts[None] - 1, times]), envs, is_start & ~prefixed),
+            actions=self.to_torch(self.actions[rows, envs], copy=False),
+            rewards=self.to_torch(self._normalize_reward(self.rewards[rows, envs], vec_normalize), copy=False),
+            terminated=self.to_torch(self.terminated[rows, envs].astype(np.float32), copy=False),
+            mask=self.to_torch((steps < lengths).astype(np.float32), copy=False),
+            initial_states=self._unpack(self._initial_states(begins, envs, is_start)),
+            burn_in=burn_in,
+            weights=th.ones(len(begins), device=self.device),
+            indices=begins * self.n_envs + envs,
+        )
+
+    def _initial_states(self, begins: np.ndarray, envs: np.ndarray, is_start: np.ndarray) -> np.ndarray:
+        if self.state_init == "zero":
+            return np.zeros((len(begins), self.states.shape[2]), dtype=np.float32)
+        return np.where(is_start[:, None], np.float32(0.0), self.states[self._slot(begins), envs])
+
+    def _previous_actions(self, times: np.ndarray, envs: np.ndarray, first_is_start: np.ndarray) -> th.Tensor:
+        """Encoded actions at ``times``, each one step before what it is fed with; none precedes the start of an episode."""
+        actions = self.to_torch(self.actions[times % self.buffer_size, envs], copy=False)
+        previous = encode_actions(actions, self.action_space)
+        no_action = self.to_torch(first_is_start[:, None], copy=False)
+        return th.cat([previous[:1].masked_fill(no_action, 0.0), previous[1:]])
+
+    def _observations_with_successor(self, firsts: np.ndarray, lengths: np.ndarray, envs: np.ndarray) -> Any:
+        """o_0 .. o_T of each row; padding repeats the last one."""
+        lasts = firsts + lengths
+        rows = (firsts + np.minimum(np.arange(lengths.max() + 1)[:, None], lengths)) % self.buffer_size
+        observations = map_observation(lambda ring: ring[rows, envs], self.observations)
+        is_newest = lasts == self.n_added
+        followed_by_start = self.episode_steps[lasts % self.buffer_size, envs] == 0
+        for column in np.flatnonzero(is_newest | followed_by_start):
+            env, length = int(envs[column]), lengths[column]
+            successor = (
+                self._next_observation(env)
+                if is_newest[column]
+                else self._final_observations[int(lasts[column] - 1) * self.n_envs + env]
+            )
+            map_observation(partial(self._write_successor, length=length, column=column), observations, successor)
+        return observations
+
+    @staticmethod
+    def _write_successor(observations: np.ndarray, successor: Any, length: int, column: int) -> None:
+        observations[length:, column] = np.asarray(successor).reshape(observations.shape[2:])
+
+    def _observations_to_torch(self, observations: Any, vec_normalize: VecNormalize | None) -> Any:
+        return map_observation(lambda value: self.to_torch(value, copy=False), self._normalize_obs(observations, vec_normalize))

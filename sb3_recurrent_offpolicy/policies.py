@@ -1,0 +1,569 @@
+"""
+Policies: (observation, state, episode_start) -> (action, state), and the critics that judge them.
+
+Every network reads the history through a memory and the present directly::
+
+    m_t = core(m_{t-1}, [features(o_t), a_{t-1}])      what was observed and done
+    actor:   pi(m_t, features(o_t))
+    critic:  Q(m_t, features(o_t), a_t)                a_t joins behind the memory, never inside it
+"""
+
+import copy
+from functools import partialmethod
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import BaseModel, BasePolicy
+from stable_baselines3.common.preprocessing import get_action_dim, get_flattened_obs_dim
+from stable_baselines3.common.torch_layers import (
+    BaseFeaturesExtractor,
+    CombinedExtractor,
+    FlattenExtractor,
+    NatureCNN,
+    create_mlp,
+    get_actor_critic_arch,
+)
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from torch import nn
+
+from sb3_recurrent_offpolicy.cores import GRUCore, LSTMCore, NoCore, RecurrentCore
+from sb3_recurrent_offpolicy.preprocessing import encode_actions, map_observation
+from sb3_recurrent_offpolicy.type_aliases import BurnIn, CoreState, RecurrentSequenceSamples, RNNStates
+
+
+class HistoryEncoder(BaseModel):
+    """
+    Features extractor and memory: turns observations and previous actions into latents ``[m_t, features(o_t)]``.
+
+    :param observation_space: observation space
+    :param action_space: action space
+    :param features_extractor: network to extract features
+    :param core: memory over ``[features(o_t), a_{t-1}]``
+    :param detach_features: let no gradient into the features extractor, because another network trains it
+    :param normalize_images: divide images by 255
+    """
+
+    features_extractor: BaseFeaturesExtractor
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        features_extractor: BaseFeaturesExtractor,
+        core: RecurrentCore,
+        detach_features: bool = False,
+        normalize_images: bool = True,
+    ):
+        super().__init__(
+            observation_space, action_space, features_extractor=features_extractor, normalize_images=normalize_images
+        )
+        self.core = core
+        self.detach_features = detach_features
+        self.latent_dim = core.output_size + features_extractor.features_dim
+
+    def step(self, observations: PyTorchObs, previous_actions: th.Tensor, state: CoreState) -> tuple[th.Tensor, CoreState]:
+        """
+        Advance by one step, to act.
+
+        :param observations: (B, \\*obs), or a dict of them
+        :param previous_actions: (B, A)
+        :param state: memory before the step, each (n_layers, B, hidden)
+        :return: latents (B, latent_dim) and the memory after the step
+        """
+        features = self.extract_features(observations, self.features_extractor)
+        memory, state = self.core.step(th.cat([features, previous_actions], dim=-1), state)
+        return th.cat([memory, features], dim=-1), state
+
+    def unroll(self, observations: PyTorchObs, previous_actions: th.Tensor, state: CoreState) -> tuple[th.Tensor, CoreState]:
+        """
+        Run over sequences, to learn.
+
+        :param observations: (T, B, \\*obs), or a dict of them
+        :param previous_actions: (T, B, A)
+        :param state: memory before the first step, each (n_layers, B, hidden)
+        :return: latents (T, B, latent_dim) and the memory after the last step
+        """
+        flat = map_observation(lambda array: array.flatten(end_dim=1), observations)
+        features = self.extract_features(flat, self.features_extractor).unflatten(0, previous_actions.shape[:2])
+        if self.detach_features:
+            features = features.detach()
+        memory, state = self.core.unroll(th.cat([features, previous_actions], dim=-1), state)
+        return th.cat([memory, features], dim=-1), state
+
+    def encode(self, samples: RecurrentSequenceSamples, state: CoreState) -> th.Tensor:
+        """
+        Latents of a batch from the replay buffer, after its burn-in with this network's own weights.
+
+        :param samples: the batch
+        :param state: this network's part of ``samples.initial_states``
+        :return: latents of o_0 .. o_T: (T+1, B, latent_dim)
+        """
+        if samples.burn_in is not None:
+            state = self._burn_in(samples.burn_in, state)
+        return self.unroll(samples.observations, samples.previous_actions, state)[0]
+
+    @th.no_grad()
+    def _burn_in(self, burn_in: BurnIn, state: CoreState) -> CoreState:
+        n_rows = burn_in.previous_actions.shape[1]
+        _, warm = self.unroll(*burn_in, tuple(array[:, :n_rows].contiguous() for array in state))
+        return tuple(th.cat([head, array[:, n_rows:]], dim=1) for head, array in zip(warm, state, strict=True))
+
+
+class DeterministicActor(BaseModel):
+    """
+    Deterministic policy with memory, for TD3 and DDPG.
+
+    :param encoder: memory of the actor; the critic's, if ``shared_lstm``
+    :param net_arch: hidden layers behind the memory
+    :param activation_fn: activation function
+    :param shared_lstm: the memory belongs to the critic, which alone trains it
+    """
+
+    def __init__(self, encoder: HistoryEncoder, net_arch: list[int], activation_fn: type[nn.Module], shared_lstm: bool):
+        super().__init__(encoder.observation_space, encoder.action_space, normalize_images=encoder.normalize_images)
+        self.encoder = encoder
+        self.shared_lstm = shared_lstm
+        self.mu = nn.Sequential(*create_mlp(encoder.latent_dim, get_action_dim(self.action_space), net_arch, activation_fn))
+
+    def encode(self, samples: RecurrentSequenceSamples, critic_latents: th.Tensor) -> th.Tensor:
+        """
+        :param samples: a batch from the replay buffer
+        :param critic_latents: what the critic's memory made of it, reused if that is the actor's memory too
+        :return: latents of o_0 .. o_T: (T+1, B, latent_dim)
+        """
+        if self.shared_lstm:
+            return critic_latents.detach()
+        return self.encoder.encode(samples, samples.initial_states.pi)
+
+    def forward(self, latents: th.Tensor) -> th.Tensor:
+        """
+        :param latents: (..., latent_dim)
+        :return: actions in [-1, 1]: (..., action_dim)
+        """
+        return th.tanh(self.mu(latents))
+
+
+class RecurrentContinuousCritic(BaseModel):
+    """
+    Q-value heads on one memory: Q(m_t, features(o_t), a_t).
+
+    :param encoder: memory of the critic
+    :param net_arch: hidden layers of each head
+    :param activation_fn: activation function
+    :param n_critics: number of heads
+    """
+
+    def __init__(self, encoder: HistoryEncoder, net_arch: list[int], activation_fn: type[nn.Module], n_critics: int):
+        super().__init__(encoder.observation_space, encoder.action_space, normalize_images=encoder.normalize_images)
+        self.encoder = encoder
+        input_dim = encoder.latent_dim + get_action_dim(self.action_space)
+        self.q_networks = nn.ModuleList(
+            nn.Sequential(*create_mlp(input_dim, 1, net_arch, activation_fn)) for _ in range(n_critics)
+        )
+
+    def encode(self, samples: RecurrentSequenceSamples) -> th.Tensor:
+        """
+        :param samples: a batch from the replay buffer
+        :return: latents of o_0 .. o_T: (T+1, B, latent_dim)
+        """
+        return self.encoder.encode(samples, samples.initial_states.vf)
+
+    def forward(self, latents: th.Tensor, actions: th.Tensor) -> tuple[th.Tensor, ...]:
+        """
+        :param latents: (T, B, latent_dim)
+        :param actions: (T, B, action_dim)
+        :return: the value of each head: (T, B)
+        """
+        inputs = th.cat([latents, actions], dim=-1)
+        return tuple(q_network(inputs).squeeze(-1) for q_network in self.q_networks)
+
+    def q1_forward(self, latents: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        """
+        :param latents: (T, B, latent_dim)
+        :param actions: (T, B, action_dim)
+        :return: the value of the first head only: (T, B)
+        """
+        return self.q_networks[0](th.cat([latents, actions], dim=-1)).squeeze(-1)
+
+
+class RecurrentTD3Policy(BasePolicy):
+    """
+    Policy (actor and critic, each with its memory, and their targets) for RecurrentTD3 and RecurrentDDPG.
+
+    Whatever actor and critic share is trained by the critic loss alone: training a memory with both losses fails (Ni et al.
+    2022; Yang & Nguyen 2021).
+
+    :param observation_space: observation space
+    :param action_space: action space
+    :param lr_schedule: learning rate schedule (could be constant)
+    :param net_arch: hidden layers behind the memory, as a list or as ``dict(pi=..., qf=...)``. Default: [128, 128], enough
+        because the memory comes before it
+    :param activation_fn: activation function of these layers
+    :param features_extractor_class: features extractor to use before the memory. The default passes vectors as they are: a layer
+        in front of the memory slows learning
+    :param features_extractor_kwargs: keyword arguments to pass to the features extractor
+    :param share_features_extractor: share it between actor and critic
+    :param normalize_images: whether to divide images by 255
+    :param optimizer_class: the optimizer to use
+    :param optimizer_kwargs: additional keyword arguments, excluding the learning rate. Default for Adam and AdamW:
+        ``fused=True``, the same steps in a single kernel
+    :param n_critics: number of Q-value heads
+    :param lstm_hidden_size: number of hidden units of each memory layer (LSTM or GRU)
+    :param n_lstm_layers: number of memory layers
+    :param shared_lstm: actor and critic share one memory
+    :param enable_critic_lstm: give the critic a memory of its own; if neither this nor ``shared_lstm``, the critic sees
+        the current observation only
+    :param lstm_kwargs: additional keyword arguments for the memory
+    :param core_class: the kind of memory: ``LSTMCore``, ``GRUCore``, or your own
+        :class:`~sb3_recurrent_offpolicy.cores.RecurrentCore`
+    :param memory_lr_scale: learning rate of the memories relative to everything else, under any schedule. Long tasks want it
+        far below 1: a small change of weights moves a long unroll a lot (Luo et al. 2024, RESeL: 1e-5 against 3e-4)
+    """
+
+    actor: DeterministicActor
+    actor_target: DeterministicActor
+    critic: RecurrentContinuousCritic
+    critic_target: RecurrentContinuousCritic
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        lr_schedule: Schedule,
+        net_arch: list[int] | dict[str, list[int]] | None = None,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        features_extractor_class: type[BaseFeaturesExtractor] = FlattenExtractor,
+        features_extractor_kwargs: dict[str, Any] | None = None,
+        share_features_extractor: bool = False,
+        normalize_images: bool = True,
+        optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
+        n_critics: int = 2,
+        lstm_hidden_size: int = 128,
+        n_lstm_layers: int = 1,
+        shared_lstm: bool = False,
+        enable_critic_lstm: bool = True,
+        lstm_kwargs: dict[str, Any] | None = None,
+        core_class: type[RecurrentCore] = LSTMCore,
+        memory_lr_scale: float = 1.0,
+    ):
+        if shared_lstm and enable_critic_lstm:
+            raise ValueError(
+                "shared_lstm=True and enable_critic_lstm=True exclude each other: choose enable_critic_lstm=False for one memory, "
+                "or shared_lstm=False for two"
+            )
+        for name, value in (("lstm_hidden_size", lstm_hidden_size), ("n_lstm_layers", n_lstm_layers), ("n_critics", n_critics)):
+            if value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+        if optimizer_kwargs is None:
+            optimizer_kwargs = {"fused": True} if optimizer_class in (th.optim.Adam, th.optim.AdamW) else {}
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor_class=features_extractor_class,
+            features_extractor_kwargs=features_extractor_kwargs,
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=optimizer_kwargs,
+            squash_output=True,
+            normalize_images=normalize_images,
+        )
+        self.net_arch = [128, 128] if net_arch is None else net_arch
+        self.activation_fn = activation_fn
+        self.share_features_extractor = share_features_extractor
+        self.n_critics = n_critics
+        self.lstm_hidden_size = lstm_hidden_size
+        self.n_lstm_layers = n_lstm_layers
+        self.shared_lstm = shared_lstm
+        self.enable_critic_lstm = enable_critic_lstm
+        self.lstm_kwargs = lstm_kwargs or {}
+        self.core_class = core_class
+        self.memory_lr_scale = memory_lr_scale
+        self.action_encoding_dim = get_flattened_obs_dim(action_space)
+
+        self._build(lr_schedule)
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        actor_arch, critic_arch = get_actor_critic_arch(self.net_arch)
+        critic_has_memory = self.shared_lstm or self.enable_critic_lstm
+        critic_encoder = self.make_encoder(self.make_features_extractor(), self.core_class if critic_has_memory else NoCore)
+        actor_encoder = critic_encoder
+        if not self.shared_lstm:
+            shared = self.share_features_extractor
+            actor_extractor = critic_encoder.features_extractor if shared else self.make_features_extractor()
+            actor_encoder = self.make_encoder(actor_extractor, self.core_class, detach_features=shared)
+
+        self.actor = DeterministicActor(actor_encoder, actor_arch, self.activation_fn, self.shared_lstm)
+        self.critic = RecurrentContinuousCritic(critic_encoder, critic_arch, self.activation_fn, self.n_critics)
+        # Copied together, so that what they share is shared by the targets too
+        self.actor_target, self.critic_target = copy.deepcopy((self.actor, self.critic))
+        for target in (self.actor_target, self.critic_target):
+            target.requires_grad_(False)
+            target.set_training_mode(False)
+
+        # Once each, however many networks share them; in the same order for both
+        self._online = list(dict.fromkeys([*self.actor.parameters(), *self.critic.parameters()]))
+        self._targets = list(dict.fromkeys([*self.actor_target.parameters(), *self.critic_target.parameters()]))
+
+        critic_parameters = set(self.critic.parameters())
+        own_parameters = [parameter for parameter in self.actor.parameters() if parameter not in critic_parameters]
+        self.actor.optimizer = self._make_optimizer(own_parameters, self.actor.encoder.core, lr_schedule)
+        self.critic.optimizer = self._make_optimizer(list(self.critic.parameters()), critic_encoder.core, lr_schedule)
+
+    def make_encoder(
+        self, features_extractor: BaseFeaturesExtractor, core_class: type[RecurrentCore], detach_features: bool = False
+    ) -> HistoryEncoder:
+        """
+        :param features_extractor: what comes before the memory
+        :param core_class: the kind of memory
+        :param detach_features: another network trains the features extractor
+        :return: features extractor and memory
+        """
+        input_size = features_extractor.features_dim + self.action_encoding_dim
+        core = core_class(input_size, self.lstm_hidden_size, self.n_lstm_layers, **self.lstm_kwargs)  # type: ignore[arg-type, call-arg]
+        return HistoryEncoder(
+            self.observation_space,
+            self.action_space,
+            features_extractor,
+            core,
+            detach_features=detach_features,
+            normalize_images=self.normalize_images,
+        )
+
+    def _make_optimizer(self, parameters: list[nn.Parameter], core: RecurrentCore, lr_schedule: Schedule) -> th.optim.Optimizer:
+        """Two groups; ``lr_scale`` stays in them because SB3's schedules know one learning rate only."""
+        memory = set(core.parameters())
+        groups: list[dict[str, Any]] = [
+            {"params": [parameter for parameter in parameters if parameter not in memory], "lr_scale": 1.0},
+            {"params": [parameter for parameter in parameters if parameter in memory], "lr_scale": self.memory_lr_scale},
+        ]
+        groups = [group | {"lr": lr_schedule(1) * group["lr_scale"]} for group in groups if group["params"]]
+        return self.optimizer_class(groups, **self.optimizer_kwargs)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        data.update(
+            net_arch=self.net_arch,
+            activation_fn=self.activation_fn,
+            lr_schedule=self._dummy_schedule,  # not needed for loading the policy alone
+            features_extractor_class=self.features_extractor_class,
+            features_extractor_kwargs=self.features_extractor_kwargs,
+            share_features_extractor=self.share_features_extractor,
+            optimizer_class=self.optimizer_class,
+            optimizer_kwargs=self.optimizer_kwargs,
+            n_critics=self.n_critics,
+            lstm_hidden_size=self.lstm_hidden_size,
+            n_lstm_layers=self.n_lstm_layers,
+            shared_lstm=self.shared_lstm,
+            enable_critic_lstm=self.enable_critic_lstm,
+            lstm_kwargs=self.lstm_kwargs,
+            core_class=self.core_class,
+            memory_lr_scale=self.memory_lr_scale,
+        )
+        return data
+
+    def set_training_mode(self, mode: bool) -> None:
+        """
+        Put actor and critic in training or evaluation mode; targets stay in evaluation mode.
+
+        :param mode: if true, set to training mode, else set to evaluation mode
+        """
+        self.actor.set_training_mode(mode)
+        self.critic.set_training_mode(mode)
+        self.training = mode
+
+    @th.no_grad()
+    def update_targets(self, tau: float) -> None:
+        """
+        Move the targets towards the networks they follow (Polyak averaging); buffers such as batch-norm statistics are copied.
+
+        :param tau: 0 leaves the targets, 1 copies
+        """
+        th._foreach_lerp_(self._targets, self._online, tau)
+        for network, target in ((self.actor, self.actor_target), (self.critic, self.critic_target)):
+            for buffer, target_buffer in zip(network.buffers(), target.buffers(), strict=True):
+                target_buffer.copy_(buffer)
+
+    # ----------------------------------------------------------------- acting
+
+    def initial_states(self, n_envs: int) -> RNNStates:
+        """
+        :param n_envs: number of environments
+        :return: memories of actor and critic at the start of an episode: zeros, numpy, each (n_layers, n_envs, hidden)
+        """
+        pi, vf = (
+            tuple(np.zeros((layers, n_envs, hidden), dtype=np.float32) for layers, hidden in network.encoder.core.state_shapes)
+            for network in (self.actor, self.critic)
+        )
+        return RNNStates(pi, pi if self.shared_lstm else vf)  # type: ignore[arg-type]
+
+    @property
+    def state_size(self) -> int:
+        """Floats that the memories of one environment take in the replay buffer."""
+        states = self.initial_states(1)
+        return sum(array.size for part in states[: 1 if self.shared_lstm else 2] for array in part)  # type: ignore[misc]
+
+    def forward(  # type: ignore[override]
+        self, observation: PyTorchObs, lstm_states: RNNStates, previous_actions: th.Tensor, deterministic: bool = False
+    ) -> tuple[th.Tensor, RNNStates]:
+        """
+        Advance the memories of actor and critic by one step.
+
+        :param observation: (n_envs, \\*obs), or a dict of them
+        :param lstm_states: memories before the step, zero where an episode starts
+        :param previous_actions: encoded actions of the step before, (n_envs, A), zero where an episode starts
+        :param deterministic: without effect, this policy is deterministic
+        :return: actions in [-1, 1] and the memories after the step
+        """
+        actions, pi = self._predict(observation, lstm_states.pi, previous_actions, deterministic)
+        if self.shared_lstm:
+            return actions, RNNStates(pi, pi)
+        _, vf = self.critic.encoder.step(observation, previous_actions, lstm_states.vf)
+        return actions, RNNStates(pi, vf)
+
+    def _predict(  # type: ignore[override]
+        self, observation: PyTorchObs, state: CoreState, previous_actions: th.Tensor, deterministic: bool = False
+    ) -> tuple[th.Tensor, CoreState]:
+        latents, state = self.actor.encoder.step(observation, previous_actions, state)
+        return self.actor(latents), state
+
+    def act(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        lstm_states: RNNStates,
+        previous_actions: np.ndarray,
+        episode_starts: np.ndarray,
+    ) -> tuple[np.ndarray, RNNStates]:
+        """
+        Act to explore: as :meth:`predict`, but the critic's memory comes along, for the replay buffer.
+
+        :param observation: (n_envs, \\*obs), or a dict of them
+        :param lstm_states: memories before the step, numpy
+        :param previous_actions: encoded actions of the step before, (n_envs, A)
+        :param episode_starts: (n_envs,), forget memory and previous action there
+        :return: actions as the network gives them, in [-1, 1] for Box, and the memories after the step, numpy
+        """
+        observation_tensor, _ = self.obs_to_tensor(observation)
+        pi = self._to_tensors(self._forget(lstm_states.pi, episode_starts))
+        vf = pi if self.shared_lstm else self._to_tensors(self._forget(lstm_states.vf, episode_starts))
+        (last_actions,) = self._to_tensors(self._forget((previous_actions[None],), episode_starts))
+        with th.no_grad():
+            actions, new_states = self(observation_tensor, RNNStates(pi, vf), last_actions[0])
+        new_pi = self._to_arrays(new_states.pi)
+        new_vf = new_pi if self.shared_lstm else self._to_arrays(new_states.vf)
+        return actions.cpu().numpy(), RNNStates(new_pi, new_vf)  # type: ignore[arg-type]
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """
+        Get the action for an observation, given the memory of what came before it.
+
+        Nothing is kept between calls: what must be remembered travels in ``state``. It holds the memory and, last, the previous
+        action; pass on what the call before returned.
+
+        :param observation: the input observation, of one environment or of several
+        :param state: what the previous call returned, None at the very beginning
+        :param episode_start: (n_envs,) bool, an episode begins with this observation: its part of ``state`` is forgotten
+        :param deterministic: whether to return deterministic actions
+        :return: the action and the next state, each array (n_layers, n_envs, hidden)
+        :raises ValueError: if ``state`` or ``episode_start`` do not fit the policy and the observation
+        """
+        self.set_training_mode(False)
+
+        # Same check as in SB3: a tuple is never an observation
+        if isinstance(observation, tuple) and len(observation) == 2 and isinstance(observation[1], dict):
+            raise ValueError(
+                "You have passed a tuple to the predict() function instead of a Numpy array or a Dict. "
+                "You are probably mixing Gym API with SB3 VecEnv API: `obs, info = env.reset()` (Gym) "
+                "vs `obs = vec_env.reset()` (SB3 VecEnv)."
+            )
+        observation_tensor, vectorized_env = self.obs_to_tensor(observation)
+        entries = observation_tensor.values() if isinstance(observation_tensor, dict) else (observation_tensor,)
+        n_envs = next(iter(entries)).shape[0]
+        state, episode_starts = self._check_memory(state, episode_start, n_envs)
+
+        with th.no_grad():
+            *core_state, previous_actions = self._to_tensors(self._forget(state, episode_starts))
+            actions, new_state = self._predict(observation_tensor, tuple(core_state), previous_actions[0], deterministic)
+            new_previous_actions = encode_actions(actions, self.action_space)[None]
+
+        unscaled = actions.cpu().numpy().reshape((-1, *self.action_space.shape))  # type: ignore[misc]
+        if isinstance(self.action_space, spaces.Box):
+            unscaled = self.unscale_action(unscaled)
+        if not vectorized_env:
+            unscaled = unscaled.squeeze(axis=0)
+        return unscaled, self._to_arrays((*new_state, new_previous_actions))
+
+    def _check_memory(
+        self, state: tuple[np.ndarray, ...] | None, episode_start: np.ndarray | None, n_envs: int
+    ) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+        episode_starts = np.zeros(n_envs, dtype=bool) if episode_start is None else np.atleast_1d(episode_start).astype(bool)
+        if episode_starts.shape != (n_envs,):
+            raise ValueError(
+                f"episode_start has shape {episode_starts.shape}, the observation is of {n_envs} environment(s): pass ({n_envs},) bools"
+            )
+        expected = [(layers, n_envs, hidden) for layers, hidden in self.actor.encoder.core.state_shapes]
+        expected.append((1, n_envs, self.action_encoding_dim))
+        if state is None:
+            return tuple(np.zeros(shape, dtype=np.float32) for shape in expected), episode_starts
+        shapes = [np.shape(array) for array in state]
+        if shapes != expected:
+            raise ValueError(
+                f"state has arrays of shapes {shapes}, this policy expects {expected} for an observation of {n_envs} environment(s): "
+                "pass what the previous predict() returned, or None to start afresh"
+            )
+        return state, episode_starts
+
+    @staticmethod
+    def _forget(state: tuple[Any, ...], episode_starts: np.ndarray) -> tuple[Any, ...]:
+        """Zero, in arrays (n_layers, n_envs, hidden), what belongs to environments where an episode starts."""
+        if not episode_starts.any():
+            return state
+        return tuple(np.where(episode_starts[:, None], np.float32(0.0), array) for array in state)
+
+    def _to_tensors(self, arrays: tuple[Any, ...]) -> tuple[th.Tensor, ...]:
+        return tuple(th.as_tensor(array, dtype=th.float32, device=self.device) for array in arrays)
+
+    @staticmethod
+    def _to_arrays(tensors: tuple[th.Tensor, ...]) -> tuple[np.ndarray, ...]:
+        return tuple(tensor.cpu().numpy() for tensor in tensors)
+
+
+class TD3CnnLstmPolicy(RecurrentTD3Policy):
+    """As :class:`RecurrentTD3Policy`, for images."""
+
+    __init__ = partialmethod(RecurrentTD3Policy.__init__, features_extractor_class=NatureCNN)  # type: ignore[assignment]
+
+
+class TD3MultiInputLstmPolicy(RecurrentTD3Policy):
+    """As :class:`RecurrentTD3Policy`, for dict observations."""
+
+    __init__ = partialmethod(RecurrentTD3Policy.__init__, features_extractor_class=CombinedExtractor)  # type: ignore[assignment]
+
+
+class TD3MlpGruPolicy(RecurrentTD3Policy):
+    """As :class:`RecurrentTD3Policy`, remembering with a GRU."""
+
+    __init__ = partialmethod(RecurrentTD3Policy.__init__, core_class=GRUCore)  # type: ignore[assignment]
+
+
+class TD3CnnGruPolicy(RecurrentTD3Policy):
+    """As :class:`RecurrentTD3Policy`, for images, remembering with a GRU."""
+
+    __init__ = partialmethod(  # type: ignore[assignment]
+        RecurrentTD3Policy.__init__, features_extractor_class=NatureCNN, core_class=GRUCore
+    )
+
+
+class TD3MultiInputGruPolicy(RecurrentTD3Policy):
+    """As :class:`RecurrentTD3Policy`, for dict observations, remembering with a GRU."""
+
+    __init__ = partialmethod(  # type: ignore[assignment]
+        RecurrentTD3Policy.__init__, features_extractor_class=CombinedExtractor, core_class=GRUCore
+    )

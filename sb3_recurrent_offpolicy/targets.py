@@ -1,0 +1,46 @@
+"""Learning targets as pure functions of time-major tensors."""
+
+import torch as th
+
+
+def masked_mean(values: th.Tensor, mask: th.Tensor) -> th.Tensor:
+    """
+    Mean over the steps that exist: padding neither contributes nor dilutes.
+
+    :param values: (T, B); what stands in padding is ignored, be it NaN
+    :param mask: (T, B), 1 = count
+    :return: scalar; the plain mean where nothing is masked
+    """
+    return th.where(mask > 0, values, 0.0).sum() / mask.sum()
+
+
+def n_step_targets(
+    rewards: th.Tensor,
+    terminated: th.Tensor,
+    mask: th.Tensor,
+    next_values: th.Tensor,
+    gamma: float,
+    n_steps: int = 1,
+) -> th.Tensor:
+    """
+    n-step bootstrapped returns (Sutton & Barto 2018, eq. 7.1), cut short where a row ends.
+
+    .. math:: y_t = \\sum_{k=0}^{m-1} \\gamma^k r_{t+k} + \\gamma^m V(o_{t+m})
+
+    with m the smallest of ``n_steps``, the steps left in the row and the steps up to termination, after which no value is
+    bootstrapped. A row that ends at a time limit, or in the middle of an episode, bootstraps from its last observation.
+
+    :param rewards: (T, B)
+    :param terminated: (T, B), 1 where the episode ended for good
+    :param mask: (T, B), 1 = the step exists; ones come first in every row
+    :param next_values: (T, B), V(o_{t+1}) of the observation that follows each step
+    :param gamma: discount factor per step
+    :param n_steps: steps before the bootstrap; 1 is the usual temporal-difference target
+    :return: (T, B); meaningless where ``mask`` is 0
+    """
+    discounts = gamma * (1.0 - terminated)
+    targets = rewards + discounts * next_values
+    for _ in range(n_steps - 1):
+        successors = th.where(mask[1:] > 0, targets[1:], next_values[:-1])
+        targets = rewards + discounts * th.cat([successors, next_values[-1:]])
+    return targets

@@ -1,0 +1,230 @@
+"""RecurrentTD3: target smoothing, delayed actor, clipped double Q-learning, with memory."""
+
+from typing import Any, ClassVar, Literal, TypeVar
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+
+from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
+from sb3_recurrent_offpolicy.policies import (
+    RecurrentTD3Policy,
+    TD3CnnGruPolicy,
+    TD3CnnLstmPolicy,
+    TD3MlpGruPolicy,
+    TD3MultiInputGruPolicy,
+    TD3MultiInputLstmPolicy,
+)
+from sb3_recurrent_offpolicy.targets import masked_mean, n_step_targets
+
+SelfRecurrentTD3 = TypeVar("SelfRecurrentTD3", bound="RecurrentTD3")
+
+
+class RecurrentTD3(RecurrentOffPolicyAlgorithm):
+    """
+    Twin Delayed DDPG with a recurrent actor and a recurrent critic.
+
+    TD3: Fujimoto et al. 2018, https://arxiv.org/abs/1802.09477. Recurrent replay: Heess et al. 2015 (RDPG),
+    https://arxiv.org/abs/1512.04455; Kapturowski et al. 2019 (R2D2); Ni et al. 2022, https://arxiv.org/abs/2110.05038
+
+    The parameters are those of SB3's TD3, in its order, and after them our own. Where a default differs from SB3's, the reason
+    stands beside it.
+
+    :param policy: "MlpLstmPolicy", "CnnLstmPolicy", "MultiInputLstmPolicy", the same with Gru, or a policy class
+    :param env: the environment to learn from (if registered in Gym, can be str)
+    :param learning_rate: learning rate for Adam, of all networks; can be a function of the remaining progress (from 1 to 0)
+    :param buffer_size: size of the replay buffer in steps, over all environments
+    :param learning_starts: how many steps to collect with random actions before learning starts
+    :param batch_size: number of sequences per update. Default 16: with 32 steps each that is 512 steps, twice SB3's batch
+    :param tau: the soft update coefficient ("Polyak update", between 0 and 1)
+    :param gamma: the discount factor
+    :param train_freq: update the model every ``train_freq`` steps, or ``(n, "step")`` or ``(n, "episode")``
+    :param gradient_steps: how many updates after each rollout; -1: as many as steps were made
+    :param action_noise: the action noise; a deterministic policy explores by nothing else
+    :param replay_buffer_class: a subclass of RecurrentSequenceReplayBuffer
+    :param replay_buffer_kwargs: keyword arguments to pass to the replay buffer on creation, e.g. ``stride``
+    :param optimize_memory_usage: without effect, observations are always stored once
+    :param n_steps: steps before the bootstrap, inside a sequence
+    :param policy_delay: policy and target networks are updated once per this many critic updates
+    :param target_policy_noise: standard deviation of Gaussian noise added to target actions (smoothing)
+    :param target_noise_clip: limit for the absolute value of that noise
+    :param stats_window_size: window size for the rollout logging, in episodes
+    :param tensorboard_log: the log location for tensorboard (if None, no logging)
+    :param policy_kwargs: additional arguments to be passed to the policy on creation, see
+        :class:`~sb3_recurrent_offpolicy.policies.RecurrentTD3Policy`
+    :param verbose: 0 for no output, 1 for info messages, 2 for debug messages
+    :param seed: seed for the pseudo random generators
+    :param device: device (cpu, cuda, ...) on which the code should be run
+    :param sequence_length: steps per sequence, None for whole episodes. About the span that must be remembered
+    :param burn_in: steps replayed without gradient before a sequence that does not begin with its episode. Worth a try when
+        observations are normalised by running statistics: stored states were computed under older ones
+    :param state_init: "stored" begins a sequence with the memory that acted there, "zero" with zeros
+    :param reward_scale: factor on sampled rewards. "auto" divides them by the running standard deviation of the discounted
+        return, as ``VecNormalize`` does, so that the defaults fit rewards of any size
+    :param preactivation_penalty: weight of the squared pre-tanh action in the actor loss. Without it the actor is prone to
+        saturate: stuck at the bounds of the action space, where tanh passes no gradient. 0 is the actor loss of the paper
+    :param max_grad_norm: clip the gradients of actor and critic to this norm each, None not to
+    :param _init_setup_model: whether or not to build the network at the creation of the instance
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpLstmPolicy": RecurrentTD3Policy,
+        "CnnLstmPolicy": TD3CnnLstmPolicy,
+        "MultiInputLstmPolicy": TD3MultiInputLstmPolicy,
+        "MlpGruPolicy": TD3MlpGruPolicy,
+        "CnnGruPolicy": TD3CnnGruPolicy,
+        "MultiInputGruPolicy": TD3MultiInputGruPolicy,
+    }
+
+    def __init__(
+        self,
+        policy: str | type[RecurrentTD3Policy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 1e-3,
+        buffer_size: int = 1_000_000,
+        learning_starts: int = 100,
+        batch_size: int = 16,
+        tau: float = 0.005,
+        gamma: float = 0.99,
+        train_freq: int | tuple[int, str] = 1,
+        gradient_steps: int = 1,
+        action_noise: ActionNoise | None = None,
+        replay_buffer_class: type[ReplayBuffer] | None = None,
+        replay_buffer_kwargs: dict[str, Any] | None = None,
+        optimize_memory_usage: bool = False,
+        n_steps: int = 1,
+        policy_delay: int = 2,
+        target_policy_noise: float = 0.2,
+        target_noise_clip: float = 0.5,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        sequence_length: int | None = 32,
+        burn_in: int = 0,
+        state_init: Literal["stored", "zero"] = "stored",
+        reward_scale: float | Literal["auto"] = "auto",
+        preactivation_penalty: float = 0.01,
+        max_grad_norm: float | None = None,
+        _init_setup_model: bool = True,
+    ):
+        super().__init__(
+            policy=policy,
+            env=env,
+            learning_rate=learning_rate,
+            buffer_size=buffer_size,
+            learning_starts=learning_starts,
+            batch_size=batch_size,
+            tau=tau,
+            gamma=gamma,
+            train_freq=train_freq,
+            gradient_steps=gradient_steps,
+            action_noise=action_noise,
+            replay_buffer_class=replay_buffer_class,
+            replay_buffer_kwargs=replay_buffer_kwargs,
+            optimize_memory_usage=optimize_memory_usage,
+            n_steps=n_steps,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            sequence_length=sequence_length,
+            burn_in=burn_in,
+            state_init=state_init,
+            reward_scale=reward_scale,
+            max_grad_norm=max_grad_norm,
+            sde_support=False,
+            supported_action_spaces=(spaces.Box,),
+        )
+        self.policy_delay = policy_delay
+        self.target_policy_noise = target_policy_noise
+        self.target_noise_clip = target_noise_clip
+        self.preactivation_penalty = preactivation_penalty
+
+        if _init_setup_model:
+            self._setup_model()
+
+    def train(self, gradient_steps: int, batch_size: int = 16) -> None:
+        # Switch to train mode (this affects batch norm / dropout)
+        self.policy.set_training_mode(True)
+
+        # Update learning rate according to lr schedule
+        self._update_learning_rate([self.actor.optimizer, self.critic.optimizer])
+
+        actor_losses, critic_losses = [], []
+        for _ in range(gradient_steps):
+            self._n_updates += 1
+            samples = self._sample_sequences(batch_size)
+
+            # One unroll per network over o_0 .. o_T; what is said of step t stands at [:-1], of its successor at [1:]
+            with th.no_grad():
+                target_latents = self.critic_target.encode(samples)
+                next_actor_latents = self.actor_target.encode(samples, target_latents)[1:]
+
+                # Select action according to policy and add clipped noise
+                noise = th.randn_like(samples.actions) * self.target_policy_noise
+                noise = noise.clamp(-self.target_noise_clip, self.target_noise_clip)
+                next_actions = (self.actor_target(next_actor_latents) + noise).clamp(-1, 1)
+
+                # Compute the next Q-values: min over all critics targets
+                next_q_values = th.stack(self.critic_target(target_latents[1:], next_actions)).amin(dim=0)
+                target_q_values = n_step_targets(
+                    samples.rewards, samples.terminated, samples.mask, next_q_values, self.gamma, self.n_steps
+                )
+
+            # Get current Q-values estimates for each critic network
+            critic_latents = self.critic.encode(samples)
+            current_q_values = self.critic(critic_latents[:-1], samples.actions)
+
+            # Compute critic loss
+            errors = sum((current_q - target_q_values) ** 2 for current_q in current_q_values)
+            critic_loss = masked_mean(errors * samples.weights, samples.mask)  # type: ignore[operator]
+            critic_losses.append(critic_loss.detach())
+
+            # Optimize the critics
+            self._minimize(critic_loss, self.critic.optimizer)
+
+            # Delayed policy updates
+            if self._n_updates % self.policy_delay == 0:
+                # Compute actor loss; the critic's memory is given, not to be changed by it
+                critic_latents = critic_latents.detach()
+                preactivations = self.actor.mu(self.actor.encode(samples, critic_latents)[:-1])
+                q_values = self.critic.q1_forward(critic_latents[:-1], th.tanh(preactivations))
+                penalty = self.preactivation_penalty * preactivations.square().sum(dim=-1)
+                actor_loss = masked_mean(penalty - q_values, samples.mask)
+                actor_losses.append(actor_loss.detach())
+
+                # Optimize the actor
+                self._minimize(actor_loss, self.actor.optimizer)
+
+                self.policy.update_targets(self.tau)
+
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        if len(actor_losses) > 0:
+            self.logger.record("train/actor_loss", th.stack(actor_losses).mean().item())
+        self.logger.record("train/critic_loss", th.stack(critic_losses).mean().item())
+
+    def learn(
+        self: SelfRecurrentTD3,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str = "RecurrentTD3",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfRecurrentTD3:
+        return super().learn(
+            total_timesteps=total_timesteps,
+            callback=callback,
+            log_interval=log_interval,
+            tb_log_name=tb_log_name,
+            reset_num_timesteps=reset_num_timesteps,
+            progress_bar=progress_bar,
+        )

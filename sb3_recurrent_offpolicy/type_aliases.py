@@ -1,0 +1,51 @@
+"""The two shapes that data takes on its way through the package: memory states and sampled sequences."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch as th
+from sb3_contrib.common.recurrent.type_aliases import RNNStates
+from stable_baselines3.common.type_aliases import PyTorchObs
+
+__all__ = ["BurnIn", "CoreState", "RNNStates", "RecurrentSequenceSamples"]
+
+# State of one recurrent core: any number of tensors (n_layers, batch, hidden); (h, c) for an LSTM, (h,) for a GRU
+CoreState = tuple[th.Tensor, ...]
+
+
+class BurnIn(NamedTuple):
+    """
+    The K steps before a sequence, replayed without gradient to refresh a stored memory state.
+
+    Only the first ``B'`` rows of a batch have such a prefix; a row that begins with its episode needs none.
+    """
+
+    observations: PyTorchObs
+    """(K, B', \\*obs), or a dict of them"""
+    previous_actions: th.Tensor
+    """(K, B', A)"""
+
+
+class RecurrentSequenceSamples(NamedTuple):
+    """A time-major batch of B sequences of T steps; padding sits at the end of a row and has ``mask`` 0."""
+
+    observations: PyTorchObs
+    """o_0 .. o_T: (T+1, B, \\*obs), or a dict of them. o_{t+1} is the true successor of step t, terminal ones included"""
+    previous_actions: th.Tensor
+    """a_{-1} .. a_{T-1}, encoded as network input: (T+1, B, A); zeros at the first step of an episode"""
+    actions: th.Tensor
+    """a_0 .. a_{T-1} as stored: (T, B, action_dim)"""
+    rewards: th.Tensor
+    """(T, B)"""
+    terminated: th.Tensor
+    """(T, B), 1 where the episode ended for good: no bootstrap. A time limit does not count"""
+    mask: th.Tensor
+    """(T, B), 1 where there is a step to learn from"""
+    initial_states: RNNStates
+    """Memory at the first step of each row (of its burn-in prefix where it has one): (n_layers, B, hidden) each"""
+    burn_in: BurnIn | None
+    """Prefix of the first B' rows, None if no row has one"""
+    weights: th.Tensor
+    """(B,) importance weights, ones for uniform replay"""
+    indices: np.ndarray
+    """(B,) identity of each sequence: time index of its first step * n_envs + environment"""

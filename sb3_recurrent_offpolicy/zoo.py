@@ -1,0 +1,133 @@
+"""
+Registers our algorithms with RL Zoo: names, shipped hyper-parameters, search spaces.
+
+Called by the start-up hook ``sb3_recurrent_offpolicy_zoo``. Without the hook, the same goes through this module::
+
+    python -m sb3_recurrent_offpolicy.zoo train --algo recurrent_td3 --env PendulumNoVel-v1
+"""
+
+import importlib
+import runpy
+import sys
+from functools import wraps
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from sb3_recurrent_offpolicy.ddpg import RecurrentDDPG
+from sb3_recurrent_offpolicy.td3 import RecurrentTD3
+
+if TYPE_CHECKING:
+    import optuna
+
+ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
+    "recurrent_ddpg": RecurrentDDPG,
+    "recurrent_td3": RecurrentTD3,
+}
+
+_PACKAGE = Path(__file__).parent
+# In the package once installed, beside it in a checkout
+HYPERPARAMS = next(path for path in (_PACKAGE / "hyperparams", _PACKAGE.parent / "hyperparams") if path.is_dir())
+
+
+def register(module: ModuleType) -> None:
+    """
+    Make a module of RL Zoo know our algorithms. What it knows already stays as it is.
+
+    :param module: ``rl_zoo3.utils`` or ``rl_zoo3.exp_manager``
+    """
+    for name, algorithm in ALGORITHMS.items():
+        module.ALGOS.setdefault(name, algorithm)
+    if not hasattr(module, "ExperimentManager"):
+        return
+    for name in ALGORITHMS:
+        module.HYPERPARAMS_SAMPLER.setdefault(name, sample_recurrent_td3_params)
+        module.HYPERPARAMS_CONVERTER.setdefault(name, convert_recurrent_params)
+    _ship_hyperparams(module.ExperimentManager)
+
+
+def _ship_hyperparams(manager: Any) -> None:
+    original = manager.read_hyperparameters
+
+    @wraps(original)
+    def read_hyperparameters(self: Any) -> Any:
+        shipped = HYPERPARAMS / f"{self.algo}.yml"
+        config = Path(self.config)
+        # RL Zoo's own default path, at which it has no file for our algorithms; a file the user names is the user's
+        is_default = config.name == shipped.name and config.parent.name == "hyperparams"
+        if is_default and not config.exists() and shipped.exists():
+            self.config = str(shipped)
+        return original(self)
+
+    manager.read_hyperparameters = read_hyperparameters
+
+
+def sample_recurrent_td3_params(
+    trial: "optuna.Trial", n_actions: int, n_envs: int, additional_args: dict[str, Any]
+) -> dict[str, Any]:
+    """
+    Search space of RecurrentTD3 and RecurrentDDPG for ``rl_zoo3.train -optimize``.
+
+    :param trial: the Optuna trial
+    :param n_actions: number of action dimensions
+    :param n_envs: number of environments
+    :param additional_args: what RL Zoo tells about hindsight replay, which recurrent replay excludes
+    :return: keyword arguments of the algorithm
+    """
+    from stable_baselines3.common.noise import NormalActionNoise
+
+    trial.suggest_float("one_minus_gamma", 0.003, 0.1, log=True)
+    trial.suggest_float("learning_rate", 1e-4, 2e-3, log=True)
+    trial.suggest_int("batch_size_pow", 3, 6)
+    trial.suggest_int("sequence_length_pow", 3, 7)
+    trial.suggest_categorical("burn_in_fraction", [0.0, 0.5])
+    trial.suggest_int("train_freq", 1, 8)
+    trial.suggest_float("tau", 0.002, 0.05, log=True)
+    trial.suggest_int("n_steps", 1, 10, log=True)
+    trial.suggest_float("preactivation_penalty", 1e-4, 0.1, log=True)
+    trial.suggest_float("memory_lr_scale", 0.03, 1.0, log=True)
+    trial.suggest_int("lstm_hidden_size_pow", 5, 8)
+    noise_std = trial.suggest_float("noise_std", 0.05, 0.5)
+
+    hyperparams = convert_recurrent_params(trial.params)
+    del hyperparams["noise_type"], hyperparams["noise_std"]
+    hyperparams["action_noise"] = NormalActionNoise([0.0] * n_actions, [noise_std] * n_actions)  # type: ignore[arg-type]
+    return hyperparams
+
+
+def convert_recurrent_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
+    """
+    :param sampled_params: what a trial of :func:`sample_recurrent_td3_params` drew
+    :return: the same as entries of a hyper-parameter file
+    """
+    hyperparams = sampled_params.copy()
+    hyperparams["gamma"] = 1 - hyperparams.pop("one_minus_gamma")
+    hyperparams["batch_size"] = 2 ** hyperparams.pop("batch_size_pow")
+    hyperparams["sequence_length"] = 2 ** hyperparams.pop("sequence_length_pow")
+    hyperparams["burn_in"] = int(hyperparams.pop("burn_in_fraction") * hyperparams["sequence_length"])
+    hyperparams["noise_type"] = "normal"
+    hyperparams["policy_kwargs"] = {
+        "lstm_hidden_size": 2 ** hyperparams.pop("lstm_hidden_size_pow"),
+        "memory_lr_scale": hyperparams.pop("memory_lr_scale"),
+    }
+    return hyperparams
+
+
+def main(arguments: list[str]) -> None:
+    """
+    Run an RL Zoo script with our algorithms known, hook or no hook.
+
+    :param arguments: name of the script (train, enjoy, record_video, ...) and its arguments
+    """
+    if not arguments or arguments[0].startswith("-"):
+        raise SystemExit("usage: python -m sb3_recurrent_offpolicy.zoo SCRIPT ..., SCRIPT being train, enjoy, record_video, ...")
+    for name in ("rl_zoo3.utils", "rl_zoo3.exp_manager"):
+        register(importlib.import_module(name))
+    sys.argv = arguments
+    runpy.run_module(f"rl_zoo3.{arguments[0]}", run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
