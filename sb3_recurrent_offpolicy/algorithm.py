@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch as th
-from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
@@ -23,6 +22,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.type_aliases import GymEnv, RolloutReturn, Schedule, TrainFreq
 from stable_baselines3.common.vec_env import VecEnv
+from torch.utils._pytree import tree_map
 
 from sb3_recurrent_offpolicy.buffers import RecurrentSequenceReplayBuffer
 from sb3_recurrent_offpolicy.policies import RecurrentTD3Policy
@@ -97,7 +97,9 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
         self.reward_scale = reward_scale
         self.max_grad_norm = max_grad_norm
         self._last_lstm_states: RNNStates | None = None
-        self._return_statistics = RunningMeanStd(epsilon=0.0, shape=())
+        # Discounted returns since the last update, and the statistics of all before them
+        self._new_returns: list[np.ndarray] = []
+        self._return_statistics = RunningMeanStd(shape=())
 
     def _setup_model(self) -> None:
         if isinstance(self.policy_class, type) and not issubclass(self.policy_class, RecurrentTD3Policy):
@@ -113,10 +115,13 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
             warnings.filterwarnings("ignore", message="`n_steps=")
             super()._setup_model()
         self._create_aliases()
-        # Kept when a model is loaded to go on with the same environments
-        if self._last_lstm_states is None or len(self._last_previous_actions) != self.n_envs:
+        if self._last_lstm_states is not None and len(self._last_previous_actions) == self.n_envs:
+            # A loaded model can go on in the middle of an episode (load with force_reset=False)
+            memory = self._last_lstm_states, self._last_previous_actions
+            self._last_lstm_states, self._last_previous_actions = tree_map(lambda tensor: tensor.to(self.device), memory)
+        else:
             self._last_lstm_states = self.policy.initial_states(self.n_envs)
-            self._last_previous_actions = np.zeros((self.n_envs, self.policy.action_encoding_dim), dtype=np.float32)
+            self._last_previous_actions = th.zeros(self.n_envs, self.policy.action_encoding_dim, device=self.device)
             self._discounted_returns = np.zeros(self.n_envs)
 
     def _create_aliases(self) -> None:
@@ -155,11 +160,14 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
         super()._store_transition(SimpleNamespace(add=add), buffer_action, new_obs, reward, dones, infos)  # type: ignore[arg-type]
 
         raw_reward = reward if self._vec_normalize_env is None else self._vec_normalize_env.get_original_reward()
-        self._update_return_statistics(raw_reward)
+        continued = self._discounted_returns * ~self._last_episode_starts
+        self._discounted_returns = self.gamma * continued + raw_reward
+        self._new_returns.append(self._discounted_returns)
+
         self._last_lstm_states = self._staged_lstm_states
         self._last_previous_actions = encode_actions(
-            th.as_tensor(buffer_action).reshape(self.n_envs, -1), self.action_space
-        ).numpy()
+            th.as_tensor(buffer_action, device=self.device).reshape(self.n_envs, -1), self.action_space
+        )
         self._last_episode_starts = dones
 
     def collect_rollouts(  # type: ignore[override]
@@ -197,11 +205,6 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
 
     # --------------------------------------------------------------- learning
 
-    def _update_return_statistics(self, rewards: np.ndarray) -> None:
-        continued = np.where(self._last_episode_starts, 0.0, self._discounted_returns)
-        self._discounted_returns = self.gamma * continued + rewards
-        self._return_statistics.update(self._discounted_returns)
-
     def _sample_sequences(self, batch_size: int) -> RecurrentSequenceSamples:
         """
         :param batch_size: number of sequences
@@ -213,6 +216,9 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
     def _reward_factor(self) -> float:
         if self.reward_scale != "auto":
             return float(self.reward_scale)
+        if self._new_returns:
+            self._return_statistics.update(np.concatenate(self._new_returns))
+            self._new_returns = []
         deviation = float(np.sqrt(self._return_statistics.var))
         # All returns alike so far: nothing to scale by
         return 1.0 / deviation if deviation > 0.0 else 1.0
@@ -233,6 +239,22 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
                 group["lr"] *= group["lr_scale"]
 
     # ------------------------------------------------------------ persistence
+
+    def save(self, path: Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
+        """
+        Save all the attributes of the object and the model parameters in a zip-file.
+
+        :param path: path to the file where the model should be saved
+        :param exclude: name of parameters that should be excluded in addition to the default ones
+        :param include: name of parameters that might be excluded but should be included anyway
+        """
+        on_device = self._last_lstm_states, self._last_previous_actions
+        # The memory of the running episode must load on machines without this device
+        self._last_lstm_states, self._last_previous_actions = tree_map(lambda tensor: tensor.cpu(), on_device)
+        try:
+            super().save(path, exclude, include)
+        finally:
+            self._last_lstm_states, self._last_previous_actions = on_device
 
     def _excluded_save_params(self) -> list[str]:
         networks = ["actor", "critic", "actor_target", "critic_target"]

@@ -117,7 +117,7 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
         # Last observations of episodes that a reset has followed, by time * n_envs + environment
         self._final_observations: dict[int, Any] = {}
         self._longest_episode = 0
-        self._state_shapes: list[list[tuple[int, ...]]] | None = None
+        self.allocated = False
 
     # ---------------------------------------------------------------- storage
 
@@ -150,7 +150,7 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
         return {None: (self.obs_shape, self.observation_space.dtype)}
 
     def _allocate(self, lstm_states: RNNStates) -> None:
-        needed = self.burn_in + (self.sequence_length or 1) + 1
+        needed = self.burn_in + (self.sequence_length or self.stride) + 1
         if self.buffer_size < needed:
             raise ValueError(
                 f"buffer_size={self.buffer_size * self.n_envs} keeps {self.buffer_size} steps for each of {self.n_envs} "
@@ -171,17 +171,18 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
         self.actions, self.rewards, self.terminated, self.episode_steps, self.states, *observations = arrays
         entries = dict(zip(self._observation_entries(), observations, strict=True))
         self.observations = entries if isinstance(self.observation_space, spaces.Dict) else entries[None]
-        self._last_episode_steps = np.zeros(self.n_envs, dtype=np.int32)
+        # Nothing precedes the first step; if it does not begin an episode, it is not the first one
+        self._next_episode_steps = np.ones(self.n_envs, dtype=np.int32)
+        self.allocated = True
 
     def _pack(self, lstm_states: RNNStates) -> np.ndarray:
-        """(n_layers, n_envs, hidden) arrays to one row per environment: (n_envs, state_size)."""
+        """(n_layers, n_envs, hidden) tensors to one row per environment: (n_envs, state_size)."""
         arrays = lstm_states.pi if self._shared_state else (*lstm_states.pi, *lstm_states.vf)
-        flat = [np.swapaxes(array, 0, 1).reshape(self.n_envs, -1) for array in arrays]
-        return np.concatenate(flat, axis=1) if flat else np.zeros((self.n_envs, 0), dtype=np.float32)
+        flat = [array.transpose(0, 1).reshape(self.n_envs, -1) for array in arrays]
+        return th.cat(flat, dim=1).cpu().numpy() if flat else np.zeros((self.n_envs, 0), dtype=np.float32)
 
     def _unpack(self, packed: np.ndarray) -> RNNStates:
         """The inverse: (B, state_size) to tensors (n_layers, B, hidden)."""
-        assert self._state_shapes is not None
         tensor, offset, parts = self.to_torch(packed, copy=False), 0, []
         for part in self._state_shapes[:1] if self._shared_state else self._state_shapes:
             arrays = []
@@ -202,7 +203,7 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
 
     @staticmethod
     def _shapes(lstm_states: RNNStates) -> list[list[tuple[int, ...]]]:
-        return [[array.shape for array in part] for part in lstm_states]
+        return [[tuple(array.shape) for array in part] for part in lstm_states]
 
     def add(  # type: ignore[override]
         self,
@@ -218,48 +219,55 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
         """
         Add one step of every environment.
 
-        :param obs: o_t, (n_envs, \\*obs) or a dict of them
+        :param obs: o_t, (n_envs, *obs) or a dict of them
         :param next_obs: o_{t+1}, the terminal observation where the episode ended
         :param action: a_t, (n_envs, action_dim), Box actions scaled to [-1, 1]
         :param reward: r_t, (n_envs,)
         :param done: (n_envs,), the episode ended, for good or by a time limit
         :param infos: ``TimeLimit.truncated`` tells the two apart
         :param episode_starts: (n_envs,), o_t is the first observation of an episode
-        :param lstm_states: memory before the step, that is, what the policy was given together with o_t, as numpy arrays
+        :param lstm_states: memory before the step, that is, what the policy was given together with o_t
         :raises ValueError: if a reward is not finite or the states do not fit; nothing is stored then
         """
-        if not np.isfinite(reward).all():
+        if not math.isfinite(reward.sum()):
             raise ValueError(
                 f"reward={reward} of the environment(s) {np.flatnonzero(~np.isfinite(reward)).tolist()} is not finite. The step was "
                 "not stored; check the environment (VecCheckNan finds the step that produced it)."
             )
-        if self._state_shapes is None:
+        if not self.allocated:
             self._allocate(lstm_states)
-        self._check_states(lstm_states)
-
         row = self.n_added % self.buffer_size
-        for env in np.flatnonzero(episode_starts) if self.n_added > 0 else ():
-            # The row after the last step of the episode that ended there is about to hold another episode
-            self._final_observations[(self.n_added - 1) * self.n_envs + int(env)] = self._next_observation(env)
+        if self.state_init == "stored" and self.n_added % self.stride == 0:
+            self._check_states(lstm_states)
+            self.states[self._slot(self.n_added)] = self._pack(lstm_states)
         if self.n_added >= self.buffer_size:
-            for time_env in (self.n_added - self.buffer_size) * self.n_envs + np.arange(self.n_envs):
-                self._final_observations.pop(int(time_env), None)
+            for env in range(self.n_envs):
+                self._final_observations.pop((self.n_added - self.buffer_size) * self.n_envs + env, None)
+        starting = np.flatnonzero(episode_starts)
+        if self.n_added > 0:
+            self._begin_episodes(starting)
 
         map_observation(lambda ring, value: self._write(ring, row, value), self.observations, obs)
         self._write(self.actions, row, action)
         self.rewards[row] = reward
-        timeouts = [info.get("TimeLimit.truncated", False) for info in infos] if self.handle_timeout_termination else False
-        self.terminated[row] = np.asarray(done, dtype=bool) & ~np.asarray(timeouts)
-        self._last_episode_steps = np.where(episode_starts, 0, self._last_episode_steps + 1).astype(np.int32)
-        self.episode_steps[row] = self._last_episode_steps
-        self._longest_episode = max(self._longest_episode, int(self._last_episode_steps.max()) + 1)
-        if self.state_init == "stored" and self.n_added % self.stride == 0:
-            self.states[self._slot(self.n_added)] = self._pack(lstm_states)
+        self.terminated[row] = done
+        for env in np.flatnonzero(done):
+            if self.handle_timeout_termination and infos[env].get("TimeLimit.truncated", False):
+                self.terminated[row, env] = False
+        self._next_episode_steps[starting] = 0
+        self.episode_steps[row] = self._next_episode_steps
+        self._next_episode_steps += 1
         self._next_observations = map_observation(np.array, next_obs)
 
         self.n_added += 1
         self.pos = self.n_added % self.buffer_size
         self.full = self.n_added >= self.buffer_size
+
+    def _begin_episodes(self, envs: np.ndarray) -> None:
+        """Where an episode ended, the row after its last step is about to hold another one: keep its last observation apart."""
+        for env in envs.tolist():
+            self._final_observations[(self.n_added - 1) * self.n_envs + env] = self._next_observation(env)
+            self._longest_episode = max(self._longest_episode, int(self._next_episode_steps[env]))
 
     @staticmethod
     def _write(ring: np.ndarray, row: int, value: Any) -> None:
@@ -296,6 +304,10 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
         if not self.full:
             return 0
         return math.ceil((self.n_added - self.buffer_size + 1) / self.stride) * self.stride
+
+    def _max_episode_length(self) -> int:
+        """No episode in the buffer is longer, the running ones included."""
+        return min(max(self._longest_episode, int(self._next_episode_steps.max())), self.buffer_size)
 
     def _draw_episodes(self, batch_size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """The episodes of steps drawn uniformly, from their first step, or from the first that the ring still holds."""
@@ -351,7 +363,7 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
         prefixed = np.arange(len(begins)) < n_burn_in
         firsts = begins + self.burn_in * prefixed
 
-        offsets = np.arange(self.sequence_length or min(self._longest_episode, self.buffer_size))[:, None]
+        offsets = np.arange(self.sequence_length or self._max_episode_length())[:, None]
         over = (self.episode_steps[(firsts + offsets) % self.buffer_size, envs] == 0) | (firsts + offsets >= ends)
         over[0] = False
         lengths = np.where(over.any(axis=0), over.argmax(axis=0), len(offsets))

@@ -91,9 +91,14 @@ class _TorchCore(RecurrentCore):
 
     def step(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, CoreState]:
         layers = []
-        for layer, weights in enumerate(self.rnn.all_weights):
-            layers.append(self._cell(inputs, tuple(array[layer] for array in state), weights))
+        # Flat as torch keeps them: ``all_weights`` looks each up by name, which costs a tenth of the step
+        weights = self.rnn._flat_weights
+        per_layer = len(weights) // self.rnn.num_layers
+        for layer, layer_state in enumerate(zip(*(array.unbind() for array in state), strict=True)):
+            layers.append(self._cell(inputs, layer_state, weights[layer * per_layer : (layer + 1) * per_layer]))
             inputs = layers[-1][0]
+        if len(layers) == 1:
+            return inputs, tuple(array.unsqueeze(0) for array in layers[0])
         return inputs, tuple(th.stack(arrays) for arrays in zip(*layers, strict=True))
 
 

@@ -63,34 +63,43 @@ class HistoryEncoder(BaseModel):
         self.detach_features = detach_features
         self.latent_dim = core.output_size + features_extractor.features_dim
 
-    def step(self, observations: PyTorchObs, previous_actions: th.Tensor, state: CoreState) -> tuple[th.Tensor, CoreState]:
+    def inputs(self, observations: PyTorchObs, previous_actions: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """
+        :param observations: (B, *obs), or a dict of them
+        :param previous_actions: (B, A)
+        :return: inputs of the memory (B, F + A), and the features in them (B, F)
+        """
+        features = self.extract_features(observations, self.features_extractor)
+        if self.detach_features:
+            features = features.detach()
+        return th.cat([features, previous_actions], dim=-1), features
+
+    def step(self, inputs: th.Tensor, features: th.Tensor, state: CoreState) -> tuple[th.Tensor, CoreState]:
         """
         Advance by one step, to act.
 
-        :param observations: (B, \\*obs), or a dict of them
-        :param previous_actions: (B, A)
+        :param inputs: (B, F + A), from :meth:`inputs`
+        :param features: (B, F), from :meth:`inputs`
         :param state: memory before the step, each (n_layers, B, hidden)
         :return: latents (B, latent_dim) and the memory after the step
         """
-        features = self.extract_features(observations, self.features_extractor)
-        memory, state = self.core.step(th.cat([features, previous_actions], dim=-1), state)
+        memory, state = self.core.step(inputs, state)
         return th.cat([memory, features], dim=-1), state
 
     def unroll(self, observations: PyTorchObs, previous_actions: th.Tensor, state: CoreState) -> tuple[th.Tensor, CoreState]:
         """
         Run over sequences, to learn.
 
-        :param observations: (T, B, \\*obs), or a dict of them
+        :param observations: (T, B, *obs), or a dict of them
         :param previous_actions: (T, B, A)
         :param state: memory before the first step, each (n_layers, B, hidden)
         :return: latents (T, B, latent_dim) and the memory after the last step
         """
+        sizes = previous_actions.shape[:2]
         flat = map_observation(lambda array: array.flatten(end_dim=1), observations)
-        features = self.extract_features(flat, self.features_extractor).unflatten(0, previous_actions.shape[:2])
-        if self.detach_features:
-            features = features.detach()
-        memory, state = self.core.unroll(th.cat([features, previous_actions], dim=-1), state)
-        return th.cat([memory, features], dim=-1), state
+        inputs, features = self.inputs(flat, previous_actions.flatten(end_dim=1))
+        memory, state = self.core.unroll(inputs.unflatten(0, sizes), state)
+        return th.cat([memory, features.unflatten(0, sizes)], dim=-1), state
 
     def encode(self, samples: RecurrentSequenceSamples, state: CoreState) -> th.Tensor:
         """
@@ -111,6 +120,21 @@ class HistoryEncoder(BaseModel):
         return tuple(th.cat([head, array[:, n_rows:]], dim=1) for head, array in zip(warm, state, strict=True))
 
 
+def make_head(input_dim: int, output_dim: int, net_arch: list[int], activation_fn: type[nn.Module]) -> nn.Sequential:
+    """
+    :param input_dim: number of inputs
+    :param output_dim: number of outputs
+    :param net_arch: hidden layers
+    :param activation_fn: activation function
+    :return: the layers behind a memory; ReLU works in place, which spares a pass over T * B * hidden numbers
+    """
+    layers = create_mlp(input_dim, output_dim, net_arch, activation_fn)
+    for layer in layers:
+        if isinstance(layer, nn.ReLU):
+            layer.inplace = True
+    return nn.Sequential(*layers)
+
+
 class DeterministicActor(BaseModel):
     """
     Deterministic policy with memory, for TD3 and DDPG.
@@ -125,7 +149,7 @@ class DeterministicActor(BaseModel):
         super().__init__(encoder.observation_space, encoder.action_space, normalize_images=encoder.normalize_images)
         self.encoder = encoder
         self.shared_lstm = shared_lstm
-        self.mu = nn.Sequential(*create_mlp(encoder.latent_dim, get_action_dim(self.action_space), net_arch, activation_fn))
+        self.mu = make_head(encoder.latent_dim, get_action_dim(self.action_space), net_arch, activation_fn)
 
     def encode(self, samples: RecurrentSequenceSamples, critic_latents: th.Tensor) -> th.Tensor:
         """
@@ -159,9 +183,7 @@ class RecurrentContinuousCritic(BaseModel):
         super().__init__(encoder.observation_space, encoder.action_space, normalize_images=encoder.normalize_images)
         self.encoder = encoder
         input_dim = encoder.latent_dim + get_action_dim(self.action_space)
-        self.q_networks = nn.ModuleList(
-            nn.Sequential(*create_mlp(input_dim, 1, net_arch, activation_fn)) for _ in range(n_critics)
-        )
+        self.q_networks = nn.ModuleList(make_head(input_dim, 1, net_arch, activation_fn) for _ in range(n_critics))
 
     def encode(self, samples: RecurrentSequenceSamples) -> th.Tensor:
         """
@@ -290,9 +312,12 @@ class RecurrentTD3Policy(BasePolicy):
         critic_encoder = self.make_encoder(self.make_features_extractor(), self.core_class if critic_has_memory else NoCore)
         actor_encoder = critic_encoder
         if not self.shared_lstm:
-            shared = self.share_features_extractor
-            actor_extractor = critic_encoder.features_extractor if shared else self.make_features_extractor()
-            actor_encoder = self.make_encoder(actor_extractor, self.core_class, detach_features=shared)
+            extractor = critic_encoder.features_extractor
+            # Without parameters there is nothing to learn apart, and acting extracts features once
+            shared = self.share_features_extractor or next(extractor.parameters(), None) is None
+            actor_encoder = self.make_encoder(
+                extractor if shared else self.make_features_extractor(), self.core_class, detach_features=shared
+            )
 
         self.actor = DeterministicActor(actor_encoder, actor_arch, self.activation_fn, self.shared_lstm)
         self.critic = RecurrentContinuousCritic(critic_encoder, critic_arch, self.activation_fn, self.n_critics)
@@ -387,22 +412,24 @@ class RecurrentTD3Policy(BasePolicy):
 
     # ----------------------------------------------------------------- acting
 
+    @property
+    def device(self) -> th.device:
+        """Device of the actor. BaseModel looks it up by walking all modules, which costs as much as a layer at every step."""
+        return self.actor.mu[-1].weight.device  # type: ignore[return-value]
+
     def initial_states(self, n_envs: int) -> RNNStates:
         """
         :param n_envs: number of environments
-        :return: memories of actor and critic at the start of an episode: zeros, numpy, each (n_layers, n_envs, hidden)
+        :return: memories of actor and critic at the start of an episode: zeros, each (n_layers, n_envs, hidden)
         """
-        pi, vf = (
-            tuple(np.zeros((layers, n_envs, hidden), dtype=np.float32) for layers, hidden in network.encoder.core.state_shapes)
-            for network in (self.actor, self.critic)
-        )
-        return RNNStates(pi, pi if self.shared_lstm else vf)  # type: ignore[arg-type]
+        pi = self.actor.encoder.core.initial_state(n_envs)
+        return RNNStates(pi, pi if self.shared_lstm else self.critic.encoder.core.initial_state(n_envs))
 
     @property
     def state_size(self) -> int:
         """Floats that the memories of one environment take in the replay buffer."""
         states = self.initial_states(1)
-        return sum(array.size for part in states[: 1 if self.shared_lstm else 2] for array in part)  # type: ignore[misc]
+        return sum(array.numel() for part in states[: 1 if self.shared_lstm else 2] for array in part)
 
     def forward(  # type: ignore[override]
         self, observation: PyTorchObs, lstm_states: RNNStates, previous_actions: th.Tensor, deterministic: bool = False
@@ -410,49 +437,54 @@ class RecurrentTD3Policy(BasePolicy):
         """
         Advance the memories of actor and critic by one step.
 
-        :param observation: (n_envs, \\*obs), or a dict of them
+        :param observation: (n_envs, *obs), or a dict of them
         :param lstm_states: memories before the step, zero where an episode starts
         :param previous_actions: encoded actions of the step before, (n_envs, A), zero where an episode starts
         :param deterministic: without effect, this policy is deterministic
         :return: actions in [-1, 1] and the memories after the step
         """
-        actions, pi = self._predict(observation, lstm_states.pi, previous_actions, deterministic)
+        actor, critic = self.actor.encoder, self.critic.encoder
+        inputs, features = actor.inputs(observation, previous_actions)
+        latents, pi = actor.step(inputs, features, lstm_states.pi)
+        actions = self.actor(latents)
         if self.shared_lstm:
             return actions, RNNStates(pi, pi)
-        _, vf = self.critic.encoder.step(observation, previous_actions, lstm_states.vf)
+        if critic.features_extractor is not actor.features_extractor:
+            inputs, features = critic.inputs(observation, previous_actions)
+        _, vf = critic.core.step(inputs, lstm_states.vf)
         return actions, RNNStates(pi, vf)
 
     def _predict(  # type: ignore[override]
         self, observation: PyTorchObs, state: CoreState, previous_actions: th.Tensor, deterministic: bool = False
     ) -> tuple[th.Tensor, CoreState]:
-        latents, state = self.actor.encoder.step(observation, previous_actions, state)
+        encoder = self.actor.encoder
+        latents, state = encoder.step(*encoder.inputs(observation, previous_actions), state)
         return self.actor(latents), state
 
+    @th.no_grad()
     def act(
         self,
         observation: np.ndarray | dict[str, np.ndarray],
         lstm_states: RNNStates,
-        previous_actions: np.ndarray,
+        previous_actions: th.Tensor,
         episode_starts: np.ndarray,
     ) -> tuple[np.ndarray, RNNStates]:
         """
         Act to explore: as :meth:`predict`, but the critic's memory comes along, for the replay buffer.
 
-        :param observation: (n_envs, \\*obs), or a dict of them
-        :param lstm_states: memories before the step, numpy
+        :param observation: (n_envs, *obs), or a dict of them
+        :param lstm_states: memories before the step
         :param previous_actions: encoded actions of the step before, (n_envs, A)
         :param episode_starts: (n_envs,), forget memory and previous action there
-        :return: actions as the network gives them, in [-1, 1] for Box, and the memories after the step, numpy
+        :return: actions as the network gives them, in [-1, 1] for Box, and the memories after the step
         """
         observation_tensor, _ = self.obs_to_tensor(observation)
-        pi = self._to_tensors(self._forget(lstm_states.pi, episode_starts))
-        vf = pi if self.shared_lstm else self._to_tensors(self._forget(lstm_states.vf, episode_starts))
-        (last_actions,) = self._to_tensors(self._forget((previous_actions[None],), episode_starts))
-        with th.no_grad():
-            actions, new_states = self(observation_tensor, RNNStates(pi, vf), last_actions[0])
-        new_pi = self._to_arrays(new_states.pi)
-        new_vf = new_pi if self.shared_lstm else self._to_arrays(new_states.vf)
-        return actions.cpu().numpy(), RNNStates(new_pi, new_vf)  # type: ignore[arg-type]
+        if episode_starts.any():
+            pi, vf = (self._forget(part, episode_starts) for part in lstm_states)
+            lstm_states = RNNStates(pi, vf)
+            (previous_actions,) = self._forget((previous_actions,), episode_starts)
+        actions, lstm_states = self.forward(observation_tensor, lstm_states, previous_actions)
+        return actions.cpu().numpy(), lstm_states
 
     def predict(
         self,
@@ -488,8 +520,10 @@ class RecurrentTD3Policy(BasePolicy):
         n_envs = next(iter(entries)).shape[0]
         state, episode_starts = self._check_memory(state, episode_start, n_envs)
 
+        device = self.device
         with th.no_grad():
-            *core_state, previous_actions = self._to_tensors(self._forget(state, episode_starts))
+            tensors = tuple(th.as_tensor(array, dtype=th.float32, device=device) for array in state)
+            *core_state, previous_actions = self._forget(tensors, episode_starts)
             actions, new_state = self._predict(observation_tensor, tuple(core_state), previous_actions[0], deterministic)
             new_previous_actions = encode_actions(actions, self.action_space)[None]
 
@@ -498,7 +532,7 @@ class RecurrentTD3Policy(BasePolicy):
             unscaled = self.unscale_action(unscaled)
         if not vectorized_env:
             unscaled = unscaled.squeeze(axis=0)
-        return unscaled, self._to_arrays((*new_state, new_previous_actions))
+        return unscaled, tuple(array.cpu().numpy() for array in (*new_state, new_previous_actions))
 
     def _check_memory(
         self, state: tuple[np.ndarray, ...] | None, episode_start: np.ndarray | None, n_envs: int
@@ -521,18 +555,9 @@ class RecurrentTD3Policy(BasePolicy):
         return state, episode_starts
 
     @staticmethod
-    def _forget(state: tuple[Any, ...], episode_starts: np.ndarray) -> tuple[Any, ...]:
-        """Zero, in arrays (n_layers, n_envs, hidden), what belongs to environments where an episode starts."""
-        if not episode_starts.any():
-            return state
-        return tuple(np.where(episode_starts[:, None], np.float32(0.0), array) for array in state)
-
-    def _to_tensors(self, arrays: tuple[Any, ...]) -> tuple[th.Tensor, ...]:
-        return tuple(th.as_tensor(array, dtype=th.float32, device=self.device) for array in arrays)
-
-    @staticmethod
-    def _to_arrays(tensors: tuple[th.Tensor, ...]) -> tuple[np.ndarray, ...]:
-        return tuple(tensor.cpu().numpy() for tensor in tensors)
+    def _forget(state: CoreState, episode_starts: np.ndarray) -> CoreState:
+        """Zero, in tensors (..., n_envs, hidden), what belongs to environments where an episode starts."""
+        return tuple(array.masked_fill(th.as_tensor(episode_starts[:, None], device=array.device), 0.0) for array in state)
 
 
 class TD3CnnLstmPolicy(RecurrentTD3Policy):

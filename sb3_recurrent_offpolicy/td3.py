@@ -109,7 +109,7 @@ class RecurrentTD3(RecurrentOffPolicyAlgorithm):
         burn_in: int = 0,
         state_init: Literal["stored", "zero"] = "stored",
         reward_scale: float | Literal["auto"] = "auto",
-        preactivation_penalty: float = 0.01,
+        preactivation_penalty: float = 0.002,
         max_grad_norm: float | None = None,
         _init_setup_model: bool = True,
     ):

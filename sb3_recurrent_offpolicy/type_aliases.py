@@ -21,7 +21,7 @@ class BurnIn(NamedTuple):
     """
 
     observations: PyTorchObs
-    """(K, B', \\*obs), or a dict of them"""
+    """(K, B', *obs), or a dict of them"""
     previous_actions: th.Tensor
     """(K, B', A)"""
 
@@ -30,7 +30,7 @@ class RecurrentSequenceSamples(NamedTuple):
     """A time-major batch of B sequences of T steps; padding sits at the end of a row and has ``mask`` 0."""
 
     observations: PyTorchObs
-    """o_0 .. o_T: (T+1, B, \\*obs), or a dict of them. o_{t+1} is the true successor of step t, terminal ones included"""
+    """o_0 .. o_T: (T+1, B, *obs), or a dict of them. o_{t+1} is the true successor of step t, terminal ones included"""
     previous_actions: th.Tensor
     """a_{-1} .. a_{T-1}, encoded as network input: (T+1, B, A); zeros at the first step of an episode"""
     actions: th.Tensor

@@ -1,0 +1,64 @@
+"""Environments for tests."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+
+class RandomEnv(gym.Env):
+    """
+    Random observations of any space, episodes of the given lengths in turn, every second one terminated rather than truncated.
+
+    :param observation_space: what is observed
+    :param action_space: what can be done
+    :param lengths: lengths of the episodes, in turn
+    """
+
+    def __init__(
+        self, observation_space: spaces.Space, action_space: spaces.Space, lengths: tuple[int, ...] = (7, 1, 12, 5)
+    ):
+        self.observation_space = observation_space
+        self.action_space = action_space
+        self.lengths = lengths
+        self.n_episodes = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        if seed is not None:
+            self.observation_space.seed(seed)
+        self.time = 0
+        self.length = self.lengths[self.n_episodes % len(self.lengths)]
+        self.n_episodes += 1
+        return self.observation_space.sample(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.time += 1
+        over = self.time >= self.length
+        terminates = self.n_episodes % 2 == 0
+        return self.observation_space.sample(), self.np_random.normal(), over and terminates, over and not terminates, {}
+
+
+class RecallEnv(gym.Env):
+    """
+    The first observation is -1 or +1, the others are 0: reward is minus the squared distance of the action to the first.
+
+    :param length: steps per episode, ended by a time limit
+    """
+
+    def __init__(self, length: int = 6):
+        self.observation_space = spaces.Box(-1, 1, (1,), np.float32)
+        self.action_space = spaces.Box(-1, 1, (1,), np.float32)
+        self.length = length
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.time = 0
+        self.cue = float(self.np_random.choice([-0.6, 0.6]))
+        return np.array([self.cue], dtype=np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.time += 1
+        reward = -float((action[0] - self.cue) ** 2)
+        return np.zeros(1, dtype=np.float32), reward, False, self.time >= self.length, {}
