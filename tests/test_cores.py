@@ -1,0 +1,125 @@
+"""Recurrent cores: step equals unroll (T9), for ours and, through check_core, for anybody's."""
+
+from typing import Any
+
+import pytest
+import torch as th
+from torch import nn
+
+from sb3_recurrent_offpolicy.cores import GRUCore, LSTMCore, NoCore, RecurrentCore, check_core
+from sb3_recurrent_offpolicy.type_aliases import CoreState
+
+
+@pytest.mark.parametrize("core_class", [LSTMCore, GRUCore])
+@pytest.mark.parametrize("n_layers", [1, 3])
+@pytest.mark.parametrize("kwargs", [{}, {"bias": False}, {"dropout": 0.5}])
+@pytest.mark.filterwarnings("ignore:dropout option adds dropout")
+def test_our_cores(core_class: type[RecurrentCore], n_layers: int, kwargs: dict[str, Any]) -> None:
+    check_core(core_class(5, 7, n_layers, **kwargs))  # type: ignore[call-arg, arg-type]
+
+
+def test_no_core_has_neither_output_nor_state() -> None:
+    core = NoCore(5, 7, 2)
+    check_core(core)
+    outputs, state = core.unroll(th.ones(4, 3, 5), ())
+    assert outputs.shape == (4, 3, 0) and state == ()
+
+
+@pytest.mark.parametrize("core_class", [LSTMCore, GRUCore])
+def test_orthogonal_weights_and_zero_biases(core_class: type[RecurrentCore]) -> None:
+    core = core_class(5, 7)  # type: ignore[call-arg, arg-type]
+    for name, parameter in core.named_parameters():
+        if "bias" in name:
+            assert not parameter.any()
+        if "weight_hh" in name:
+            for gate in parameter.split(7):
+                th.testing.assert_close(gate @ gate.T, th.eye(7), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["bidirectional", "batch_first", "proj_size"])
+def test_what_a_policy_cannot_use(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name}.*Remove '{name}'"):
+        LSTMCore(5, 7, **{name: 1})
+
+
+class Accumulator(RecurrentCore):
+    """A core as users write it: the sum of its inputs."""
+
+    def __init__(self, input_size: int, hidden_size: int = 0, n_layers: int = 1, **kwargs: Any):
+        super().__init__(input_size, input_size, ((1, input_size),))
+
+    def unroll(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, CoreState]:
+        outputs = inputs.cumsum(dim=0) + state[0]
+        return outputs, (outputs[-1:],)
+
+
+class WrongStep(Accumulator):
+    def step(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, CoreState]:
+        output, state = super().step(inputs, state)
+        return output + 1, state
+
+
+class LeakyRows(Accumulator):
+    def unroll(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, CoreState]:
+        return super().unroll(inputs - inputs.mean(dim=1, keepdim=True), state)
+
+
+class HiddenMemory(Accumulator):
+    trace = 0.0
+
+    def unroll(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, CoreState]:
+        outputs, state = super().unroll(inputs + self.trace, state)
+        self.trace = float(inputs.mean())
+        return outputs, state
+
+
+class ForgetfulState(Accumulator):
+    def unroll(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, CoreState]:
+        outputs, _ = super().unroll(inputs, state)
+        return outputs, (outputs[-1:] / 2,)
+
+    def step(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, CoreState]:
+        output, _ = super().unroll(inputs[None], state)
+        return output[0], (output / 2,)
+
+
+class WrongShape(Accumulator):
+    def unroll(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, CoreState]:
+        outputs, state = super().unroll(inputs, state)
+        return outputs[..., :1], state
+
+
+class NoisyStart(Accumulator):
+    def initial_state(self, batch_size: int) -> CoreState:
+        return tuple(array + 1 for array in super().initial_state(batch_size))
+
+
+def test_a_users_core_passes() -> None:
+    check_core(Accumulator(4))
+
+
+@pytest.mark.parametrize(
+    ("core_class", "message"),
+    [
+        (WrongStep, "step, repeated, differs from unroll"),
+        (LeakyRows, "leaks into another"),
+        (HiddenMemory, "."),
+        (ForgetfulState, "."),
+        (WrongShape, "outputs of shape"),
+        (NoisyStart, "initial_state is not zero"),
+    ],
+)
+def test_check_core_finds(core_class: type[Accumulator], message: str) -> None:
+    with pytest.raises(ValueError, match=f"{core_class.__name__}: .*{message}"):
+        check_core(core_class(4))
+
+
+def test_a_fused_call_is_made_once_per_unroll(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    core = LSTMCore(5, 7)
+    original = nn.LSTM.forward
+    monkeypatch.setattr(nn.LSTM, "forward", lambda self, *args: calls.append(1) or original(self, *args))
+    core.unroll(th.ones(9, 3, 5), core.initial_state(3))
+    assert len(calls) == 1
+    core.step(th.ones(3, 5), core.initial_state(3))
+    assert len(calls) == 1, "acting does without the module"

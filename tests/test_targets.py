@@ -1,0 +1,59 @@
+"""Learning targets against loops that read like their definition."""
+
+import numpy as np
+import pytest
+import torch as th
+
+from sb3_recurrent_offpolicy.targets import masked_mean, n_step_targets
+
+
+def brute_force(
+    rewards: np.ndarray, terminated: np.ndarray, length: int, next_values: np.ndarray, gamma: float, n: int
+) -> list[float]:
+    targets = []
+    for t in range(length):
+        total, discount = 0.0, 1.0
+        for k in range(t, min(t + n, length)):
+            total += discount * rewards[k]
+            discount *= gamma
+            if terminated[k]:
+                break
+            last = k
+        else:
+            total += discount * next_values[last]
+        targets.append(total)
+    return targets
+
+
+@pytest.mark.parametrize("n_steps", [1, 2, 3, 5, 20])
+def test_n_step_targets(n_steps: int) -> None:
+    """T6: at every pattern of padding, termination and truncation."""
+    generator = np.random.default_rng(0)
+    T, B, gamma = 7, 40, 0.9
+    lengths = generator.integers(1, T + 1, size=B)
+    mask = (np.arange(T)[:, None] < lengths).astype(np.float32)
+    terminated = np.zeros((T, B), dtype=np.float32)
+    terminated[lengths - 1, np.arange(B)] = generator.random(B) < 0.5
+    rewards, next_values = (generator.normal(size=(T, B)).astype(np.float32) for _ in range(2))
+
+    targets = n_step_targets(*map(th.as_tensor, (rewards, terminated, mask, next_values)), gamma, n_steps)
+    for row, length in enumerate(lengths):
+        expected = brute_force(rewards[:, row], terminated[:, row], length, next_values[:, row], gamma, n_steps)
+        np.testing.assert_allclose(targets[:length, row], expected, atol=1e-5)
+
+
+def test_one_step_target_is_the_temporal_difference() -> None:
+    rewards, terminated, next_values = th.randn(3, 2), th.tensor([[0.0, 1.0]] * 3), th.randn(3, 2)
+    targets = n_step_targets(rewards, terminated, th.ones(3, 2), next_values, 0.9)
+    th.testing.assert_close(targets, rewards + 0.9 * (1 - terminated) * next_values)
+
+
+def test_masked_mean_ignores_padding_whatever_it_holds() -> None:
+    """T7: neither its value nor its number counts."""
+    values = th.tensor([[1.0, 2.0], [float("nan"), 3.0], [float("inf"), 6.0]], requires_grad=True)
+    mask = th.tensor([[1.0, 1.0], [0.0, 1.0], [0.0, 0.0]])
+    mean = masked_mean(values, mask)
+    assert mean.item() == 2.0
+    mean.backward()
+    assert values.grad is not None
+    th.testing.assert_close(values.grad, mask / 3)
