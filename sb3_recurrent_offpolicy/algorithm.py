@@ -14,12 +14,14 @@ from typing import Any, Literal
 
 import numpy as np
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.save_util import load_from_pkl
 from stable_baselines3.common.type_aliases import GymEnv, RolloutReturn, Schedule, TrainFreq
 from stable_baselines3.common.vec_env import VecEnv
 from torch.utils._pytree import tree_map
@@ -90,6 +92,12 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
             support_multi_env=True,
             **kwargs,
         )
+        if isinstance(policy, str) and self.env is not None:
+            if policy.startswith("MultiInput") != isinstance(self.observation_space, spaces.Dict):
+                raise ValueError(
+                    f"policy='{policy}' does not fit the observation space {self.observation_space}: MultiInputLstmPolicy and "
+                    "MultiInputGruPolicy are for Dict spaces, and for nothing else"
+                )
         self.n_steps = n_steps
         self.sequence_length = sequence_length
         self.burn_in = burn_in
@@ -115,6 +123,9 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
             warnings.filterwarnings("ignore", message="`n_steps=")
             super()._setup_model()
         self._create_aliases()
+        if isinstance(self.action_noise, VectorizedActionNoise) and self.action_noise.n_envs != self.n_envs:
+            # Loaded with another number of environments: SB3 vectorises the noise of one anew
+            self.action_noise = self.action_noise.base_noise
         if self._last_lstm_states is not None and len(self._last_previous_actions) == self.n_envs:
             # A loaded model can go on in the middle of an episode (load with force_reset=False)
             memory = self._last_lstm_states, self._last_previous_actions
@@ -191,15 +202,14 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
         :raises ValueError: if the file holds another kind of buffer, or one for another number of environments; the present
             buffer stays in place
         """
-        present = self.replay_buffer
-        super().load_replay_buffer(path, truncate_last_traj)
-        loaded, self.replay_buffer = self.replay_buffer, present
+        loaded = load_from_pkl(path, self.verbose)
         if not isinstance(loaded, RecurrentSequenceReplayBuffer):
             raise ValueError(f"{path} holds a {type(loaded).__name__}, not a RecurrentSequenceReplayBuffer")
         if loaded.n_envs != self.n_envs:
             raise ValueError(
                 f"{path} was recorded with n_envs={loaded.n_envs}, this model has {self.n_envs}: load it into a model with as many"
             )
+        loaded.device = self.device
         self.replay_buffer = loaded
         self._last_obs = None
 
@@ -239,6 +249,22 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
                 group["lr"] *= group["lr_scale"]
 
     # ------------------------------------------------------------ persistence
+
+    @classmethod
+    def load(cls, path: Any, *args: Any, **kwargs: Any) -> Any:
+        """
+        Load the model from a zip-file; parameters as in SB3's ``BaseAlgorithm.load``.
+
+        :param path: path to the file (or a file-like) where to load the model from
+        :param args: passed on
+        :param kwargs: passed on; settings of the algorithm among them replace the saved ones
+        :return: new model instance with loaded parameters
+        :raises ValueError: if the file holds no complete model of this class
+        """
+        try:
+            return super().load(path, *args, **kwargs)
+        except AssertionError as error:
+            raise ValueError(f"{path} holds no complete model of {cls.__name__}: {error}") from error
 
     def save(self, path: Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
         """

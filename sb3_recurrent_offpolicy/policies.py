@@ -61,7 +61,7 @@ class HistoryEncoder(BaseModel):
         )
         self.core = core
         self.detach_features = detach_features
-        self.latent_dim = core.output_size + features_extractor.features_dim
+        self.latent_dim = int(core.output_size + features_extractor.features_dim)
 
     def inputs(self, observations: PyTorchObs, previous_actions: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """
@@ -302,7 +302,7 @@ class RecurrentTD3Policy(BasePolicy):
         self.lstm_kwargs = lstm_kwargs or {}
         self.core_class = core_class
         self.memory_lr_scale = memory_lr_scale
-        self.action_encoding_dim = get_flattened_obs_dim(action_space)
+        self.action_encoding_dim = int(get_flattened_obs_dim(action_space))
 
         self._build(lr_schedule)
 
@@ -345,7 +345,7 @@ class RecurrentTD3Policy(BasePolicy):
         :param detach_features: another network trains the features extractor
         :return: features extractor and memory
         """
-        input_size = features_extractor.features_dim + self.action_encoding_dim
+        input_size = int(features_extractor.features_dim + self.action_encoding_dim)
         core = core_class(input_size, self.lstm_hidden_size, self.n_lstm_layers, **self.lstm_kwargs)  # type: ignore[arg-type, call-arg]
         return HistoryEncoder(
             self.observation_space,

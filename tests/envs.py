@@ -1,5 +1,6 @@
 """Environments for tests."""
 
+from copy import deepcopy
 from typing import Any
 
 import gymnasium as gym
@@ -19,8 +20,9 @@ class RandomEnv(gym.Env):
     def __init__(
         self, observation_space: spaces.Space, action_space: spaces.Space, lengths: tuple[int, ...] = (7, 1, 12, 5)
     ):
-        self.observation_space = observation_space
-        self.action_space = action_space
+        # Spaces draw random numbers: no two environments may share one
+        self.observation_space = deepcopy(observation_space)
+        self.action_space = deepcopy(action_space)
         self.lengths = lengths
         self.n_episodes = 0
 
@@ -42,12 +44,14 @@ class RandomEnv(gym.Env):
 
 class RecallEnv(gym.Env):
     """
-    The first observation is -1 or +1, the others are 0: reward is minus the squared distance of the action to the first.
+    The first observation is -0.6 or +0.6, the others are 0: reward is minus the squared distance of the action to the first.
 
     :param length: steps per episode, ended by a time limit
+    :param reward_factor: size of the rewards
     """
 
-    def __init__(self, length: int = 6):
+    def __init__(self, length: int = 6, reward_factor: float = 1.0):
+        self.reward_factor = reward_factor
         self.observation_space = spaces.Box(-1, 1, (1,), np.float32)
         self.action_space = spaces.Box(-1, 1, (1,), np.float32)
         self.length = length
@@ -60,5 +64,5 @@ class RecallEnv(gym.Env):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         self.time += 1
-        reward = -float((action[0] - self.cue) ** 2)
+        reward = -self.reward_factor * float((action[0] - self.cue) ** 2)
         return np.zeros(1, dtype=np.float32), reward, False, self.time >= self.length, {}

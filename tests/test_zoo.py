@@ -1,0 +1,107 @@
+"""RL Zoo knows us: through the start-up hook, without it, and only while it is wanted."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sb3_recurrent_offpolicy import RecurrentTD3
+from sb3_recurrent_offpolicy.zoo import ALGORITHMS, HYPERPARAMS, convert_recurrent_params
+
+ENV = "PendulumNoVel-v1"
+SHORT = ["-n", "200", "--eval-freq", "-1", "--num-threads", "1", "-params", "learning_starts:50", "buffer_size:2000"]
+
+
+def python(*arguments: str, fails: bool = False, **environment: str) -> str:
+    process = subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, env=os.environ | environment, timeout=300
+    )
+    assert (process.returncode != 0) == fails, process.stdout + process.stderr
+    return process.stdout + process.stderr
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_train_continue_enjoy(algo: str, tmp_path: Path) -> None:
+    common = ["--algo", algo, "--env", ENV, "-f", str(tmp_path)]
+    output = python("-m", "rl_zoo3.train", *common, *SHORT, "--save-freq", "100", "--save-replay-buffer")
+    assert f"hyperparams/{algo}.yml" in output.replace(os.sep, "/")
+    run = tmp_path / algo / f"{ENV}_1"
+    assert (run / f"{ENV}.zip").is_file() and (run / "replay_buffer.pkl").is_file()
+    assert list(run.glob("rl_model_*_steps.zip"))
+
+    assert "Mean reward" in python("-m", "rl_zoo3.enjoy", *common, "-n", "300", "--no-render", "--num-threads", "1")
+
+    continued = python("-m", "rl_zoo3.train", *common, *SHORT, "-i", str(run / f"{ENV}.zip"), "--vec-env", "subproc")
+    assert "Loading pretrained agent" in continued and "Loading replay buffer" in continued
+    loaded = RecurrentTD3.load(tmp_path / algo / f"{ENV}_2" / f"{ENV}.zip")
+    assert loaded.num_timesteps >= 400
+
+
+def test_the_default_entry_serves_other_environments(tmp_path: Path) -> None:
+    output = python("-m", "rl_zoo3.train", "--algo", "recurrent_td3", "--env", "Pendulum-v1", "-f", str(tmp_path), *SHORT)
+    assert "Using 'default' hyperparameters" in output
+
+
+def test_a_file_of_the_users_wins(tmp_path: Path) -> None:
+    arguments = ["--algo", "recurrent_td3", "--env", ENV, "-f", str(tmp_path), *SHORT]
+    mine = tmp_path / "mine.yml"
+    mine.write_text(yaml.dump({ENV: {"n_timesteps": 1e3, "policy": "MlpGruPolicy"}}))
+    assert str(mine) in python("-m", "rl_zoo3.train", *arguments, "-conf", str(mine))
+    missing = python("-m", "rl_zoo3.train", *arguments, "-conf", str(tmp_path / "missing.yml"), fails=True)
+    assert "missing.yml" in missing
+
+
+def test_optimize(tmp_path: Path) -> None:
+    python(
+        *("-m", "rl_zoo3.train", "--algo", "recurrent_td3", "--env", ENV, "-f", str(tmp_path)),
+        *("-n", "400", "--num-threads", "1", "-optimize", "--n-trials", "2", "--n-evaluations", "1", "--no-optim-plots"),
+        *("--n-startup-trials", "1", "-params", "learning_starts:50"),
+    )
+    assert list(tmp_path.rglob("report_*.csv"))
+
+
+def test_the_search_space_makes_a_model() -> None:
+    optuna = pytest.importorskip("optuna")
+    from sb3_recurrent_offpolicy.zoo import sample_recurrent_td3_params
+
+    study = optuna.create_study()
+    for _ in range(5):
+        trial = study.ask()
+        hyperparams = sample_recurrent_td3_params(trial, 1, 4, {})
+        model = RecurrentTD3("MlpLstmPolicy", "Pendulum-v1", device="cpu", **hyperparams)
+        assert model.action_noise is not None
+        assert convert_recurrent_params(trial.params)["gamma"] == model.gamma
+
+
+def test_switched_off() -> None:
+    known = "import rl_zoo3; print('recurrent_td3' in rl_zoo3.ALGOS)"
+    assert python("-c", known).strip() == "True"
+    assert python("-c", known, SB3_RECURRENT_NO_ZOO="1").strip() == "False"
+
+
+def test_without_the_hook(tmp_path: Path) -> None:
+    arguments = ["--algo", "recurrent_td3", "--env", ENV, "-f", str(tmp_path), *SHORT]
+    python("-m", "sb3_recurrent_offpolicy.zoo", "train", *arguments, SB3_RECURRENT_NO_ZOO="1")
+    assert "usage: python -m sb3_recurrent_offpolicy.zoo SCRIPT" in python("-m", "sb3_recurrent_offpolicy.zoo", fails=True)
+
+
+def test_the_hook_costs_nothing_until_rl_zoo_is_imported() -> None:
+    loaded = python("-c", "import sys; print('torch' in sys.modules, 'sb3_recurrent_offpolicy' in sys.modules)")
+    assert loaded.split() == ["False", "False"]
+
+
+def test_a_failing_registration_is_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "sb3_recurrent_offpolicy").mkdir()
+    (tmp_path / "sb3_recurrent_offpolicy" / "__init__.py").write_text("raise RuntimeError('broken installation')")
+    output = python("-c", "import rl_zoo3; print(len(rl_zoo3.ALGOS))", PYTHONPATH=str(tmp_path))
+    assert "could not extend rl_zoo3.utils: RuntimeError('broken installation')" in output
+    assert output.strip().splitlines()[-1] or output
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_shipped_files_have_a_default(algo: str) -> None:
+    entries = yaml.safe_load((HYPERPARAMS / f"{algo}.yml").read_text())
+    assert {"default", ENV} <= set(entries)
