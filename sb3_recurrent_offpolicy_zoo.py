@@ -1,8 +1,8 @@
 """
 Start-up hook: lets an unmodified ``python -m rl_zoo3.train --algo recurrent_td3`` find the algorithms of this package.
 
-RL Zoo has no plugin mechanism, so the modules concerned are extended at the moment they are imported. An interpreter that never
-imports ``rl_zoo3`` pays for one entry in ``sys.meta_path``. ``SB3_RECURRENT_NO_ZOO=1`` switches the hook off.
+RL Zoo has no plugin mechanism, so the modules concerned are extended at the moment they are imported. An interpreter
+that never imports ``rl_zoo3`` pays for one entry in ``sys.meta_path``. ``SB3_RECURRENT_NO_ZOO=1`` switches the hook off.
 """
 
 import os
@@ -12,7 +12,7 @@ MODULES = ("rl_zoo3.utils", "rl_zoo3.exp_manager")
 
 
 class _ZooFinder:
-    def find_spec(self, fullname, path=None, target=None):  # type: ignore[no-untyped-def]
+    def find_spec(self, fullname, path=None, target=None):
         if fullname not in MODULES:
             return None
         specs = (finder.find_spec(fullname, path, target) for finder in sys.meta_path if finder is not self)
@@ -22,8 +22,8 @@ class _ZooFinder:
         return spec
 
 
-def _registering(exec_module):  # type: ignore[no-untyped-def]
-    def exec_and_register(module):  # type: ignore[no-untyped-def]
+def _registering(exec_module):
+    def exec_and_register(module):
         exec_module(module)
         try:
             from sb3_recurrent_offpolicy import zoo
@@ -41,4 +41,4 @@ def install() -> None:
     """Called at interpreter start by ``sb3_recurrent_offpolicy_zoo.pth`` (``.start`` from Python 3.15 on). Never raises."""
     installed = any(type(finder).__name__ == "_ZooFinder" for finder in sys.meta_path)
     if not installed and os.environ.get("SB3_RECURRENT_NO_ZOO") != "1":
-        sys.meta_path.insert(0, _ZooFinder())  # type: ignore[arg-type]
+        sys.meta_path.insert(0, _ZooFinder())

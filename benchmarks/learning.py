@@ -6,8 +6,8 @@ What is learned on PendulumNoVel-v1 (velocity hidden), with the controls that a 
     python benchmarks/learning.py --report                            # table and figure from the results so far
 
 Each run trains with the hyper-parameters of ``hyperparams/ALGO.yml`` and scores the *final* model on 1000 fixed starts that no
-training and no tuning has seen. Controls: the observation is asserted to hold no velocity, and the same model is scored with its
-memory (and previous action) zeroed at every step. Runs that have a result file are not repeated.
+training and no tuning has seen. Controls: the observation is asserted to hold no velocity, and the same model is scored
+with its memory (and previous action) zeroed at every step. Runs that have a result file are not repeated.
 """
 
 import argparse
@@ -39,7 +39,8 @@ CURVE_EVERY, CURVE_SEED, CURVE_STARTS = 2_000, 2_000_000, 100
 def score(model: BaseAlgorithm, n_starts: int, seed: int, zero_memory: bool = False) -> np.ndarray:
     """Returns of one deterministic episode from each start; all run side by side, state carried as users carry it."""
     envs = make_vec_env(ENV, n_envs=n_starts, seed=seed)
-    observations, state = envs.reset(), None
+    observations: Any = envs.reset()
+    state = None
     episode_starts = np.ones(n_starts, dtype=bool)
     returns = np.zeros(n_starts)
     for _ in range(200):
@@ -73,7 +74,9 @@ class Curve(BaseCallback):
         if self.num_timesteps % CURVE_EVERY == 0:
             self.training_seconds += time.perf_counter() - self.resumed
             mean = float(score(self.model, CURVE_STARTS, CURVE_SEED).mean())
-            self.points.append({"steps": self.num_timesteps, "seconds": round(self.training_seconds, 1), "return": round(mean, 1)})
+            self.points.append(
+                {"steps": self.num_timesteps, "seconds": round(self.training_seconds, 1), "return": round(mean, 1)}
+            )
             print(self.points[-1], flush=True)
             self.model.policy.set_training_mode(False)
             self.resumed = time.perf_counter()
@@ -110,7 +113,7 @@ def run(algo: str, seed: int) -> None:
         "algo": algo,
         "seed": seed,
         "steps": n_steps,
-        "updates": model._n_updates,  # type: ignore[attr-defined]
+        "updates": model._n_updates,
         "training_seconds": curve.points[-1]["seconds"],
         "threads": th.get_num_threads(),
         "mean": round(float(returns.mean()), 2),
@@ -121,7 +124,16 @@ def run(algo: str, seed: int) -> None:
     }
     RESULTS.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")
-    print(algo, seed, "final model:", result["mean"], "+-", result["standard_error"], "zeroed:", result["mean_with_memory_zeroed"])
+    print(
+        algo,
+        seed,
+        "final model:",
+        result["mean"],
+        "+-",
+        result["standard_error"],
+        "zeroed:",
+        result["mean_with_memory_zeroed"],
+    )
 
 
 def report() -> None:
@@ -143,7 +155,9 @@ def report() -> None:
     figure, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")
     for algo, results in runs.items():
         means = [result["mean"] for result in results]
-        zeroed = "no memory" if algo == "td3" else f"{max(result['mean_with_memory_zeroed'] for result in results):.0f} at best"
+        zeroed = (
+            "no memory" if algo == "td3" else f"{max(result['mean_with_memory_zeroed'] for result in results):.0f} at best"
+        )
         lines.append(
             f"| {algo} | {results[0]['steps']} | {len(results)} | {np.mean(means):.1f} | {min(means):.1f} | {zeroed} "
             f"| {np.mean([result['training_seconds'] for result in results]):.0f} s |"

@@ -12,8 +12,10 @@ What a step costs, measured side by side in one process: alternating runs, media
 import argparse
 import json
 import platform
+import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -98,7 +100,7 @@ def benchmark_update(rounds: int, device: str) -> list[dict[str, Any]]:
         model = trained_model(algorithm, device)
         bare = bare_calls(model.actor.encoder.core.input_size, model.policy_delay, device)
         seconds = side_by_side(
-            {algorithm.__name__: lambda model=model: model.train(model.policy_delay, BATCH), "bare LSTM calls": bare},  # type: ignore[misc]
+            {algorithm.__name__: partial(model.train, model.policy_delay, BATCH), "bare LSTM calls": bare},
             rounds,
             device,
         )
@@ -120,9 +122,13 @@ def benchmark_collection(rounds: int, device: str, n_steps: int = 2_000) -> list
     rows = []
     for n_envs in (1, 8):
         never = 10**9
-        off_policy: dict[str, Any] = dict(learning_starts=0, train_freq=n_steps // n_envs, gradient_steps=0, device=device, seed=0)
+        off_policy: dict[str, Any] = dict(
+            learning_starts=0, train_freq=n_steps // n_envs, gradient_steps=0, device=device, seed=0
+        )
         models: dict[str, Any] = {
-            "RecurrentTD3": RecurrentTD3("MlpLstmPolicy", make_vec_env("Pendulum-v1", n_envs), buffer_size=100_000, **off_policy),
+            "RecurrentTD3": RecurrentTD3(
+                "MlpLstmPolicy", make_vec_env("Pendulum-v1", n_envs), buffer_size=100_000, **off_policy
+            ),
             "TD3": TD3("MlpPolicy", make_vec_env("Pendulum-v1", n_envs), buffer_size=100_000, **off_policy),
             "RecurrentPPO": RecurrentPPO(
                 "MlpLstmPolicy",
@@ -132,7 +138,7 @@ def benchmark_collection(rounds: int, device: str, n_steps: int = 2_000) -> list
                 policy_kwargs=dict(lstm_hidden_size=HIDDEN),
             ),
         }
-        contenders = {}
+        contenders: dict[str, Callable[[], Any]] = {}
         for name, model in models.items():
             model.set_logger(configure(None, []))
             _, callback = model._setup_learn(never)
@@ -144,7 +150,7 @@ def benchmark_collection(rounds: int, device: str, n_steps: int = 2_000) -> list
                 arguments = dict(
                     env=model.env, callback=callback, train_freq=model.train_freq, replay_buffer=model.replay_buffer
                 )
-            contenders[name] = lambda model=model, arguments=arguments: model.collect_rollouts(**arguments)
+            contenders[name] = partial(model.collect_rollouts, **arguments)
         seconds = side_by_side(contenders, rounds, device)
         per_second = {name: summary([n_steps / value for value in values]) for name, values in seconds.items()}
         for rival in ("TD3", "RecurrentPPO"):
@@ -216,14 +222,16 @@ def main() -> None:
         "threads": arguments.threads,
         "processor": platform.processor() or platform.machine(),
         "torch": th.__version__,
-        "command": f"python benchmarks/speed.py --device {arguments.device} --threads {arguments.threads} --rounds {arguments.rounds}",
+        "command": " ".join(["python benchmarks/speed.py", *sys.argv[1:]]),
         "setting": f"batch {BATCH}, sequence {LENGTH}, hidden {HIDDEN}, heads {HEADS}, median (10 % to 90 %)",
     }
     results = Path(__file__).parent / "results"
     results.mkdir(exist_ok=True)
     name = f"speed_{arguments.device}"
     (results / f"{name}.json").write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
-    (results / f"{name}.md").write_text("\n".join(f"{key}: {value}  " for key, value in machine.items()) + "\n\n" + table(rows) + "\n")
+    (results / f"{name}.md").write_text(
+        "\n".join(f"{key}: {value}  " for key, value in machine.items()) + "\n\n" + table(rows) + "\n"
+    )
     print(table(rows))
 
 

@@ -1,9 +1,9 @@
 """
 What all algorithms share: act with memory (stage), store (commit), sample sequences.
 
-The memory of training lives here, never in the policy, whose ``predict`` is pure: callbacks evaluate the policy in the middle of
-a step. A step *stages* the memory it leads to and commits it together with its transition, so that memory and ``_last_obs`` never
-disagree, whatever a callback does in between.
+The memory of training lives here, never in the policy, whose ``predict`` is pure: callbacks evaluate the policy in the
+middle of a step. A step *stages* the memory it leads to and commits it together with its transition, so that memory and
+``_last_obs`` never disagree, whatever a callback does in between.
 """
 
 import warnings
@@ -27,7 +27,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch.utils._pytree import tree_map
 
 from sb3_recurrent_offpolicy.buffers import RecurrentSequenceReplayBuffer
-from sb3_recurrent_offpolicy.policies import RecurrentTD3Policy
+from sb3_recurrent_offpolicy.policies import DeterministicActor, RecurrentContinuousCritic, RecurrentTD3Policy
 from sb3_recurrent_offpolicy.preprocessing import encode_actions
 from sb3_recurrent_offpolicy.type_aliases import RecurrentSequenceSamples, RNNStates
 
@@ -46,8 +46,15 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
     :param max_grad_norm: clip gradients to this norm, None not to
     """
 
-    replay_buffer: RecurrentSequenceReplayBuffer
     policy: RecurrentTD3Policy
+    actor: DeterministicActor
+    actor_target: DeterministicActor
+    critic: RecurrentContinuousCritic
+    critic_target: RecurrentContinuousCritic
+    replay_buffer: RecurrentSequenceReplayBuffer
+    _last_episode_starts: np.ndarray
+    _last_lstm_states: RNNStates
+    _last_previous_actions: th.Tensor
 
     def __init__(
         self,
@@ -69,7 +76,8 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
     ):
         if replay_buffer_class is not None and not issubclass(replay_buffer_class, RecurrentSequenceReplayBuffer):
             raise ValueError(
-                f"replay_buffer_class={replay_buffer_class.__name__} stores no sequences with memory states (hindsight relabelling "
+                f"replay_buffer_class={replay_buffer_class.__name__} stores no sequences with memory states (hindsight "
+                f"relabelling "
                 "would also invalidate them): leave it None, or pass a subclass of RecurrentSequenceReplayBuffer"
             )
         own = {"sequence_length", "burn_in", "state_init"} & set(replay_buffer_kwargs or {})
@@ -92,19 +100,21 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
             support_multi_env=True,
             **kwargs,
         )
-        if isinstance(policy, str) and self.env is not None:
-            if policy.startswith("MultiInput") != isinstance(self.observation_space, spaces.Dict):
-                raise ValueError(
-                    f"policy='{policy}' does not fit the observation space {self.observation_space}: MultiInputLstmPolicy and "
-                    "MultiInputGruPolicy are for Dict spaces, and for nothing else"
-                )
+        if (
+            isinstance(policy, str)
+            and self.env is not None
+            and policy.startswith("MultiInput") != isinstance(self.observation_space, spaces.Dict)
+        ):
+            raise ValueError(
+                f"policy='{policy}' does not fit the observation space {self.observation_space}: MultiInputLstmPolicy and "
+                "MultiInputGruPolicy are for Dict spaces, and for nothing else"
+            )
         self.n_steps = n_steps
         self.sequence_length = sequence_length
         self.burn_in = burn_in
         self.state_init = state_init
         self.reward_scale = reward_scale
         self.max_grad_norm = max_grad_norm
-        self._last_lstm_states: RNNStates | None = None
         # Discounted returns since the last update, and the statistics of all before them
         self._new_returns: list[np.ndarray] = []
         self._return_statistics = RunningMeanStd(shape=())
@@ -113,7 +123,8 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
         if isinstance(self.policy_class, type) and not issubclass(self.policy_class, RecurrentTD3Policy):
             raise ValueError(
                 f"policy={self.policy_class.__name__} is no policy of {type(self).__name__}: choose one of "
-                f"{sorted(self.policy_aliases)} or a subclass of RecurrentTD3Policy. A saved model is loaded by the class that saved it."
+                f"{sorted(self.policy_aliases)} or a subclass of RecurrentTD3Policy. A saved model is loaded by the class "
+                f"that saved it."
             )
         self.replay_buffer_kwargs = self.replay_buffer_kwargs | dict(
             sequence_length=self.sequence_length, burn_in=self.burn_in, state_init=self.state_init
@@ -126,7 +137,8 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
         if isinstance(self.action_noise, VectorizedActionNoise) and self.action_noise.n_envs != self.n_envs:
             # Loaded with another number of environments: SB3 vectorises the noise of one anew
             self.action_noise = self.action_noise.base_noise
-        if self._last_lstm_states is not None and len(self._last_previous_actions) == self.n_envs:
+        previous_actions = getattr(self, "_last_previous_actions", None)
+        if previous_actions is not None and len(previous_actions) == self.n_envs:
             # A loaded model can go on in the middle of an episode (load with force_reset=False)
             memory = self._last_lstm_states, self._last_previous_actions
             self._last_lstm_states, self._last_previous_actions = tree_map(lambda tensor: tensor.to(self.device), memory)
@@ -147,8 +159,12 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
         # Asked in the random warm-up too: its steps are replayed with the memory they were made with
+        assert self._last_obs is not None, "self._last_obs was not set"
         buffer_action, self._staged_lstm_states = self.policy.act(
-            self._last_obs, self._last_lstm_states, self._last_previous_actions, self._last_episode_starts  # type: ignore[arg-type]
+            self._last_obs,
+            self._last_lstm_states,
+            self._last_previous_actions,
+            self._last_episode_starts,
         )
         if self.num_timesteps < learning_starts:
             unscaled_action = np.array([self.action_space.sample() for _ in range(n_envs)])
@@ -167,6 +183,7 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
         infos: list[dict[str, Any]],
     ) -> None:
         # SB3 sorts out terminal observations and raw values, and calls nothing but add: it is given what we know besides
+        assert isinstance(replay_buffer, RecurrentSequenceReplayBuffer)
         add = partial(replay_buffer.add, episode_starts=self._last_episode_starts, lstm_states=self._last_lstm_states)
         super()._store_transition(SimpleNamespace(add=add), buffer_action, new_obs, reward, dones, infos)  # type: ignore[arg-type]
 
@@ -195,7 +212,8 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
 
     def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
         """
-        Load a replay buffer from a pickle file. The next ``learn`` begins a new episode: the buffer's last one is not going on.
+        Load a replay buffer from a pickle file. The next ``learn`` begins a new episode: the buffer's last one is not
+        going on.
 
         :param path: path to the pickled replay buffer
         :param truncate_last_traj: without effect, for compatibility
@@ -207,7 +225,8 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
             raise ValueError(f"{path} holds a {type(loaded).__name__}, not a RecurrentSequenceReplayBuffer")
         if loaded.n_envs != self.n_envs:
             raise ValueError(
-                f"{path} was recorded with n_envs={loaded.n_envs}, this model has {self.n_envs}: load it into a model with as many"
+                f"{path} was recorded with n_envs={loaded.n_envs}, this model has {self.n_envs}: load it into a model "
+                f"with as many"
             )
         loaded.device = self.device
         self.replay_buffer = loaded

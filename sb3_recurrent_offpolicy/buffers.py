@@ -20,7 +20,8 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_recurrent_offpolicy.preprocessing import encode_actions, map_observation
 from sb3_recurrent_offpolicy.type_aliases import BurnIn, RecurrentSequenceSamples, RNNStates
 
-# Without a sequence length to derive it from (whole episodes), states are only needed where a ring has cut an episode's head off
+# Without a sequence length to derive it from (whole episodes), states are only needed where a ring has cut an episode's
+# head off
 WHOLE_EPISODE_STRIDE = 16
 
 
@@ -29,12 +30,13 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
     Replay buffer of sequences for recurrent off-policy algorithms, for every observation space that SB3 knows.
 
     It is a ring of steps per environment, observations stored once: the successor of an observation is the next row, and only
-    the last observation of an episode is kept beside the ring. Memory states are stored every ``stride`` steps; sequences begin
-    there and at every episode start, where the memory is zero by definition.
+    the last observation of an episode is kept beside the ring. Memory states are stored every ``stride`` steps;
+    sequences begin there and at every episode start, where the memory is zero by definition.
 
     Sampling lays windows of ``sequence_length`` steps uniformly on the recorded time and cuts them where an episode begins.
-    Each piece becomes a row of the batch, and a piece that begins with its episode is extended to full length. So every step of
-    a long episode is trained on about equally often (at most twice as often as any other), first and last ones included.
+    Each piece becomes a row of the batch, and a piece that begins with its episode is extended to full length. So every
+    step of a long episode is trained on about equally often (at most twice as often as any other), first and last ones
+    included.
 
     Nothing crosses an episode start, an environment, or the write head. Boundaries come from ``episode_starts``, never from
     ``dones``: a reset in mid-episode leaves no ``done`` behind.
@@ -94,7 +96,9 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
         if state_init not in ("stored", "zero"):
             raise ValueError(f"state_init={state_init!r} must be 'stored' or 'zero'")
         if stride is None:
-            stride = WHOLE_EPISODE_STRIDE if sequence_length is None else math.gcd(sequence_length, max(sequence_length // 4, 1))
+            stride = (
+                WHOLE_EPISODE_STRIDE if sequence_length is None else math.gcd(sequence_length, max(sequence_length // 4, 1))
+            )
         if stride < 1 or (sequence_length or stride) % stride != 0:
             raise ValueError(
                 f"stride={stride} must be a positive divisor of sequence_length={sequence_length}, "
@@ -197,7 +201,8 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
         shapes = self._shapes(lstm_states)
         if shapes != self._state_shapes:
             raise ValueError(
-                f"lstm_states have the shapes {shapes}, this buffer holds states of shapes {self._state_shapes}: it belongs to a "
+                f"lstm_states have the shapes {shapes}, this buffer holds states of shapes {self._state_shapes}: it "
+                f"belongs to a "
                 "policy with another memory or another number of environments. Load the buffer that was saved with this model."
             )
 
@@ -231,7 +236,8 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
         """
         if not math.isfinite(reward.sum()):
             raise ValueError(
-                f"reward={reward} of the environment(s) {np.flatnonzero(~np.isfinite(reward)).tolist()} is not finite. The step was "
+                f"reward={reward} of the environment(s) {np.flatnonzero(~np.isfinite(reward)).tolist()} is not finite. "
+                f"The step was "
                 "not stored; check the environment (VecCheckNan finds the step that produced it)."
             )
         if not self.allocated:
@@ -251,7 +257,7 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
         self._write(self.actions, row, action)
         self.rewards[row] = reward
         self.terminated[row] = done
-        for env in np.flatnonzero(done):
+        for env in np.flatnonzero(done).tolist():
             if self.handle_timeout_termination and infos[env].get("TimeLimit.truncated", False):
                 self.terminated[row, env] = False
         self._next_episode_steps[starting] = 0
@@ -264,7 +270,8 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
         self.full = self.n_added >= self.buffer_size
 
     def _begin_episodes(self, envs: np.ndarray) -> None:
-        """Where an episode ended, the row after its last step is about to hold another one: keep its last observation apart."""
+        """Where an episode ended, the row after its last step is about to hold another one: keep its last observation "
+        "apart."""
         for env in envs.tolist():
             self._final_observations[(self.n_added - 1) * self.n_envs + env] = self._next_observation(env)
             self._longest_episode = max(self._longest_episode, int(self._next_episode_steps[env]))
@@ -292,7 +299,9 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
         """
         if self.n_added == 0:
             raise ValueError("The replay buffer is empty: add steps before sampling (raise learning_starts)")
-        begins, envs, burn_in, ends = self._draw_episodes(batch_size) if self.sequence_length is None else self._draw(batch_size)
+        begins, envs, burn_in, ends = (
+            self._draw_episodes(batch_size) if self.sequence_length is None else self._draw(batch_size)
+        )
         # Rows with a burn-in prefix come first, so that a slice selects them
         order = np.argsort(~burn_in, kind="stable")
         return self._get_sequences(begins[order], envs[order], int(burn_in.sum()), ends[order], env)
@@ -415,7 +424,7 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
         observations = map_observation(lambda ring: ring[rows, envs], self.observations)
         is_newest = lasts == self.n_added
         followed_by_start = self.episode_steps[lasts % self.buffer_size, envs] == 0
-        for column in np.flatnonzero(is_newest | followed_by_start):
+        for column in np.flatnonzero(is_newest | followed_by_start).tolist():
             env, length = int(envs[column]), lengths[column]
             successor = (
                 self._next_observation(env)
@@ -430,4 +439,6 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
         observations[length:, column] = np.asarray(successor).reshape(observations.shape[2:])
 
     def _observations_to_torch(self, observations: Any, vec_normalize: VecNormalize | None) -> Any:
-        return map_observation(lambda value: self.to_torch(value, copy=False), self._normalize_obs(observations, vec_normalize))
+        return map_observation(
+            lambda value: self.to_torch(value, copy=False), self._normalize_obs(observations, vec_normalize)
+        )

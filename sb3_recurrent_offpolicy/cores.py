@@ -2,8 +2,8 @@
 Recurrent cores: what carries memory from step to step.
 
 A core knows two ways forward that must agree: ``step`` for acting and ``unroll`` for learning. Any subclass of
-:class:`RecurrentCore` can be plugged into a policy with ``policy_kwargs=dict(core_class=MyCore)``; run :func:`check_core` on it
-first, as you run ``check_env`` on an environment.
+:class:`RecurrentCore` can be plugged into a policy with ``policy_kwargs=dict(core_class=MyCore)``; run
+:func:`check_core` on it first, as you run ``check_env`` on an environment.
 """
 
 from typing import Any, ClassVar
@@ -73,7 +73,8 @@ class _TorchCore(RecurrentCore):
         for name in ("bidirectional", "batch_first", "proj_size"):
             if kwargs.get(name):
                 raise ValueError(
-                    f"lstm_kwargs={{'{name}': {kwargs[name]!r}}} is not supported: a policy sees no future, data is time-major "
+                    f"lstm_kwargs={{'{name}': {kwargs[name]!r}}} is not supported: a policy sees no future, data is "
+                    f"time-major "
                     f"and the state has hidden_size units. Remove '{name}' from lstm_kwargs."
                 )
         super().__init__(input_size, hidden_size, ((n_layers, hidden_size),) * self.n_state_arrays)
@@ -92,7 +93,7 @@ class _TorchCore(RecurrentCore):
     def step(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, CoreState]:
         layers = []
         # Flat as torch keeps them: ``all_weights`` looks each up by name, which costs a tenth of the step
-        weights = self.rnn._flat_weights
+        weights: list[Any] = self.rnn._flat_weights
         per_layer = len(weights) // self.rnn.num_layers
         for layer, layer_state in enumerate(zip(*(array.unbind() for array in state), strict=True)):
             layers.append(self._cell(inputs, layer_state, weights[layer * per_layer : (layer + 1) * per_layer]))

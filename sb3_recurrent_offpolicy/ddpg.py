@@ -11,15 +11,13 @@ class RecurrentDDPG(RecurrentTD3):
 
     DDPG: Lillicrap et al. 2015, https://arxiv.org/abs/1509.02971. RDPG: Heess et al. 2015, https://arxiv.org/abs/1512.04455
 
-    The parameters are those of :class:`~sb3_recurrent_offpolicy.td3.RecurrentTD3`. Only defaults differ: the actor is updated with
-    every critic update, target actions carry no noise, and there is one critic.
+    The parameters are those of :class:`~sb3_recurrent_offpolicy.td3.RecurrentTD3`. Only defaults differ: the actor is
+    updated with every critic update, target actions carry no noise, and there is one critic.
     """
 
     # Remove all tricks from TD3 to obtain DDPG
-    __init__ = partialmethod(  # type: ignore[assignment]
-        RecurrentTD3.__init__, policy_delay=1, target_policy_noise=0.0, target_noise_clip=0.0
-    )
-    learn = partialmethod(RecurrentTD3.learn, tb_log_name="RecurrentDDPG")  # type: ignore[assignment]
+    __init__ = partialmethod(RecurrentTD3.__init__, policy_delay=1, target_policy_noise=0.0, target_noise_clip=0.0)
+    learn = partialmethod(RecurrentTD3.learn, tb_log_name="RecurrentDDPG")
 
     def _setup_model(self) -> None:
         self.policy_kwargs.setdefault("n_critics", 1)

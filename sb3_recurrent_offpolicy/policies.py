@@ -223,8 +223,8 @@ class RecurrentTD3Policy(BasePolicy):
     :param net_arch: hidden layers behind the memory, as a list or as ``dict(pi=..., qf=...)``. Default: [128, 128], enough
         because the memory comes before it
     :param activation_fn: activation function of these layers
-    :param features_extractor_class: features extractor to use before the memory. The default passes vectors as they are: a layer
-        in front of the memory slows learning
+    :param features_extractor_class: features extractor to use before the memory. The default passes vectors as they are:
+        a layer in front of the memory slows learning
     :param features_extractor_kwargs: keyword arguments to pass to the features extractor
     :param share_features_extractor: share it between actor and critic
     :param normalize_images: whether to divide images by 255
@@ -273,10 +273,15 @@ class RecurrentTD3Policy(BasePolicy):
     ):
         if shared_lstm and enable_critic_lstm:
             raise ValueError(
-                "shared_lstm=True and enable_critic_lstm=True exclude each other: choose enable_critic_lstm=False for one memory, "
+                "shared_lstm=True and enable_critic_lstm=True exclude each other: choose enable_critic_lstm=False for one "
+                "memory, "
                 "or shared_lstm=False for two"
             )
-        for name, value in (("lstm_hidden_size", lstm_hidden_size), ("n_lstm_layers", n_lstm_layers), ("n_critics", n_critics)):
+        for name, value in (
+            ("lstm_hidden_size", lstm_hidden_size),
+            ("n_lstm_layers", n_lstm_layers),
+            ("n_critics", n_critics),
+        ):
             if value < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
         if optimizer_kwargs is None:
@@ -328,8 +333,10 @@ class RecurrentTD3Policy(BasePolicy):
             target.set_training_mode(False)
 
         # Once each, however many networks share them; in the same order for both
-        self._online = list(dict.fromkeys([*self.actor.parameters(), *self.critic.parameters()]))
-        self._targets = list(dict.fromkeys([*self.actor_target.parameters(), *self.critic_target.parameters()]))
+        self._online: list[th.Tensor] = list(dict.fromkeys([*self.actor.parameters(), *self.critic.parameters()]))
+        self._targets: list[th.Tensor] = list(
+            dict.fromkeys([*self.actor_target.parameters(), *self.critic_target.parameters()])
+        )
 
         critic_parameters = set(self.critic.parameters())
         own_parameters = [parameter for parameter in self.actor.parameters() if parameter not in critic_parameters]
@@ -346,7 +353,7 @@ class RecurrentTD3Policy(BasePolicy):
         :return: features extractor and memory
         """
         input_size = int(features_extractor.features_dim + self.action_encoding_dim)
-        core = core_class(input_size, self.lstm_hidden_size, self.n_lstm_layers, **self.lstm_kwargs)  # type: ignore[arg-type, call-arg]
+        core = core_class(input_size, self.lstm_hidden_size, self.n_lstm_layers, **self.lstm_kwargs)  # type: ignore[arg-type]
         return HistoryEncoder(
             self.observation_space,
             self.action_space,
@@ -356,7 +363,9 @@ class RecurrentTD3Policy(BasePolicy):
             normalize_images=self.normalize_images,
         )
 
-    def _make_optimizer(self, parameters: list[nn.Parameter], core: RecurrentCore, lr_schedule: Schedule) -> th.optim.Optimizer:
+    def _make_optimizer(
+        self, parameters: list[nn.Parameter], core: RecurrentCore, lr_schedule: Schedule
+    ) -> th.optim.Optimizer:
         """Two groups; ``lr_scale`` stays in them because SB3's schedules know one learning rate only."""
         memory = set(core.parameters())
         groups: list[dict[str, Any]] = [
@@ -431,7 +440,7 @@ class RecurrentTD3Policy(BasePolicy):
         states = self.initial_states(1)
         return sum(array.numel() for part in states[: 1 if self.shared_lstm else 2] for array in part)
 
-    def forward(  # type: ignore[override]
+    def forward(
         self, observation: PyTorchObs, lstm_states: RNNStates, previous_actions: th.Tensor, deterministic: bool = False
     ) -> tuple[th.Tensor, RNNStates]:
         """
@@ -496,8 +505,8 @@ class RecurrentTD3Policy(BasePolicy):
         """
         Get the action for an observation, given the memory of what came before it.
 
-        Nothing is kept between calls: what must be remembered travels in ``state``. It holds the memory and, last, the previous
-        action; pass on what the call before returned.
+        Nothing is kept between calls: what must be remembered travels in ``state``. It holds the memory and, last, the
+        previous action; pass on what the call before returned.
 
         :param observation: the input observation, of one environment or of several
         :param state: what the previous call returned, None at the very beginning
@@ -540,7 +549,8 @@ class RecurrentTD3Policy(BasePolicy):
         episode_starts = np.zeros(n_envs, dtype=bool) if episode_start is None else np.atleast_1d(episode_start).astype(bool)
         if episode_starts.shape != (n_envs,):
             raise ValueError(
-                f"episode_start has shape {episode_starts.shape}, the observation is of {n_envs} environment(s): pass ({n_envs},) bools"
+                f"episode_start has shape {episode_starts.shape}, the observation is of {n_envs} environment(s): pass "
+                f"({n_envs},) bools"
             )
         expected = [(layers, n_envs, hidden) for layers, hidden in self.actor.encoder.core.state_shapes]
         expected.append((1, n_envs, self.action_encoding_dim))
@@ -549,7 +559,8 @@ class RecurrentTD3Policy(BasePolicy):
         shapes = [np.shape(array) for array in state]
         if shapes != expected:
             raise ValueError(
-                f"state has arrays of shapes {shapes}, this policy expects {expected} for an observation of {n_envs} environment(s): "
+                f"state has arrays of shapes {shapes}, this policy expects {expected} for an observation of {n_envs} "
+                f"environment(s): "
                 "pass what the previous predict() returned, or None to start afresh"
             )
         return state, episode_starts
@@ -563,32 +574,28 @@ class RecurrentTD3Policy(BasePolicy):
 class TD3CnnLstmPolicy(RecurrentTD3Policy):
     """As :class:`RecurrentTD3Policy`, for images."""
 
-    __init__ = partialmethod(RecurrentTD3Policy.__init__, features_extractor_class=NatureCNN)  # type: ignore[assignment]
+    __init__ = partialmethod(RecurrentTD3Policy.__init__, features_extractor_class=NatureCNN)
 
 
 class TD3MultiInputLstmPolicy(RecurrentTD3Policy):
     """As :class:`RecurrentTD3Policy`, for dict observations."""
 
-    __init__ = partialmethod(RecurrentTD3Policy.__init__, features_extractor_class=CombinedExtractor)  # type: ignore[assignment]
+    __init__ = partialmethod(RecurrentTD3Policy.__init__, features_extractor_class=CombinedExtractor)
 
 
 class TD3MlpGruPolicy(RecurrentTD3Policy):
     """As :class:`RecurrentTD3Policy`, remembering with a GRU."""
 
-    __init__ = partialmethod(RecurrentTD3Policy.__init__, core_class=GRUCore)  # type: ignore[assignment]
+    __init__ = partialmethod(RecurrentTD3Policy.__init__, core_class=GRUCore)
 
 
 class TD3CnnGruPolicy(RecurrentTD3Policy):
     """As :class:`RecurrentTD3Policy`, for images, remembering with a GRU."""
 
-    __init__ = partialmethod(  # type: ignore[assignment]
-        RecurrentTD3Policy.__init__, features_extractor_class=NatureCNN, core_class=GRUCore
-    )
+    __init__ = partialmethod(RecurrentTD3Policy.__init__, features_extractor_class=NatureCNN, core_class=GRUCore)
 
 
 class TD3MultiInputGruPolicy(RecurrentTD3Policy):
     """As :class:`RecurrentTD3Policy`, for dict observations, remembering with a GRU."""
 
-    __init__ = partialmethod(  # type: ignore[assignment]
-        RecurrentTD3Policy.__init__, features_extractor_class=CombinedExtractor, core_class=GRUCore
-    )
+    __init__ = partialmethod(RecurrentTD3Policy.__init__, features_extractor_class=CombinedExtractor, core_class=GRUCore)

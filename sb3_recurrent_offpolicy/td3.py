@@ -185,7 +185,7 @@ class RecurrentTD3(RecurrentOffPolicyAlgorithm):
 
             # Compute critic loss
             errors = sum((current_q - target_q_values) ** 2 for current_q in current_q_values)
-            critic_loss = masked_mean(errors * samples.weights, samples.mask)  # type: ignore[operator]
+            critic_loss = masked_mean(errors * samples.weights, samples.mask)
             critic_losses.append(critic_loss.detach())
 
             # Optimize the critics

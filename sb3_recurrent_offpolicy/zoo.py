@@ -122,7 +122,9 @@ def main(arguments: list[str]) -> None:
     :param arguments: name of the script (train, enjoy, record_video, ...) and its arguments
     """
     if not arguments or arguments[0].startswith("-"):
-        raise SystemExit("usage: python -m sb3_recurrent_offpolicy.zoo SCRIPT ..., SCRIPT being train, enjoy, record_video, ...")
+        raise SystemExit(
+            "usage: python -m sb3_recurrent_offpolicy.zoo SCRIPT ..., SCRIPT being train, enjoy, record_video, ..."
+        )
     for name in ("rl_zoo3.utils", "rl_zoo3.exp_manager"):
         register(importlib.import_module(name))
     sys.argv = arguments

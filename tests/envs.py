@@ -17,9 +17,7 @@ class RandomEnv(gym.Env):
     :param lengths: lengths of the episodes, in turn
     """
 
-    def __init__(
-        self, observation_space: spaces.Space, action_space: spaces.Space, lengths: tuple[int, ...] = (7, 1, 12, 5)
-    ):
+    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, lengths: tuple[int, ...] = (7, 1, 12, 5)):
         # Spaces draw random numbers: no two environments may share one
         self.observation_space = deepcopy(observation_space)
         self.action_space = deepcopy(action_space)

@@ -174,7 +174,8 @@ def test_callbacks_see_and_save_a_consistent_model(tmp_path: Any) -> None:
         model.learn(100, callback=callback)
         runs.append(model)
     for name in ("actions", "states"):
-        np.testing.assert_array_equal(*(getattr(model.replay_buffer, name) for model in runs))
+        with_callbacks, without = (getattr(model.replay_buffer, name) for model in runs)
+        np.testing.assert_array_equal(with_callbacks, without)
 
     saved = RecurrentTD3.load(tmp_path / "rl_model_44_steps")
     assert saved.num_timesteps == 44
@@ -188,7 +189,7 @@ def test_same_seed_same_run() -> None:
     runs = [model_on(random_envs(2), action_noise=noise(), seed=3).learn(150) for _ in range(2)]
     for a, b in zip(*(model.policy.parameters() for model in runs), strict=True):
         assert th.equal(a, b)
-    np.testing.assert_array_equal(*(model.replay_buffer.actions for model in runs))
+    np.testing.assert_array_equal(runs[0].replay_buffer.actions, runs[1].replay_buffer.actions)
 
 
 @pytest.mark.parametrize(
@@ -278,7 +279,8 @@ def test_observation_spaces_and_policies(core: str, name: str, n_envs: int) -> N
     env = make_vec_env(lambda: RandomEnv(space, action_space), n_envs=n_envs)
     model = RecurrentTD3(f"{name.split('-')[0]}{core}Policy", env, **KWARGS).learn(30 * n_envs)
     assert model._n_updates > 0
-    observations, state = env.reset(), None
+    observations: Any = env.reset()
+    state = None
     for _ in range(3):
         actions, state = model.predict(observations, state, np.zeros(n_envs, dtype=bool))
         assert actions.shape == (n_envs, 2) and all(action_space.contains(action.astype(np.float64)) for action in actions)
@@ -289,13 +291,16 @@ def test_observation_spaces_and_policies(core: str, name: str, n_envs: int) -> N
     evaluate_policy(model, env, n_eval_episodes=2, warn=False)
 
 
-@pytest.mark.parametrize("policy_kwargs", [
-    dict(net_arch=dict(pi=[5], qf=[6, 4]), activation_fn=th.nn.Tanh),
-    dict(optimizer_class=th.optim.SGD, optimizer_kwargs=dict(momentum=0.9)),
-    dict(n_critics=1, share_features_extractor=True),
-    dict(lstm_kwargs=dict(bias=False), n_lstm_layers=2),
-    dict(net_arch=[]),
-])
+@pytest.mark.parametrize(
+    "policy_kwargs",
+    [
+        dict(net_arch=dict(pi=[5], qf=[6, 4]), activation_fn=th.nn.Tanh),
+        dict(optimizer_class=th.optim.SGD, optimizer_kwargs=dict(momentum=0.9)),
+        dict(n_critics=1, share_features_extractor=True),
+        dict(lstm_kwargs=dict(bias=False), n_lstm_layers=2),
+        dict(net_arch=[]),
+    ],
+)
 def test_policy_kwargs(policy_kwargs: dict[str, Any]) -> None:
     model_on(random_envs(1), policy_kwargs=dict(lstm_hidden_size=5) | policy_kwargs).learn(40)
 
@@ -348,7 +353,7 @@ def test_bad_spaces() -> None:
     for name in ("MlpLstmPolicy", "CnnGruPolicy"):
         with pytest.raises(ValueError, match=f"policy='{name}'.*MultiInput(Lstm|Gru)Policy"):
             RecurrentTD3(name, dict_env)
-    with pytest.raises(ValueError, match="policy='MultiInputLstmPolicy'.*Dict"):
+    with pytest.raises(ValueError, match=r"policy='MultiInputLstmPolicy'.*Dict"):
         RecurrentTD3("MultiInputLstmPolicy", random_envs(1))
     with pytest.raises(ValueError, match="MlpPolicy"):
         RecurrentTD3("MlpPolicy", random_envs(1))

@@ -65,7 +65,7 @@ def test_samples_equal_the_record(data: Any) -> None:
     rows_found = recorder.check(samples)
 
     T, B = samples.mask.shape
-    assert B == len(rows_found) and max(length for _, _, length, _ in rows_found) == T, "no longer than the longest row"
+    assert len(rows_found) == B and max(length for _, _, length, _ in rows_found) == T, "no longer than the longest row"
     assert sequence_length is None or sequence_length >= T
     assert samples.previous_actions.shape == (T + 1, B, 3)
     for env, first, length, burned in rows_found:
@@ -204,7 +204,7 @@ def test_warning_when_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
         Recorder(make_buffer(500)).add([CONTINUES])
 
 
-SPACES = {
+SPACES: dict[str, spaces.Space] = {
     "box": spaces.Box(-1, 1, (2, 3), np.float32),
     "float64": spaces.Box(-1, 1, (3,), np.float64),
     "image": spaces.Box(0, 255, (3, 36, 36), np.uint8),
@@ -216,7 +216,9 @@ SPACES = {
 
 
 @pytest.mark.parametrize("name", SPACES)
-@pytest.mark.parametrize("action_space", [ACTION_SPACE, spaces.Discrete(4), spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(3)])
+@pytest.mark.parametrize(
+    "action_space", [ACTION_SPACE, spaces.Discrete(4), spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(3)]
+)
 def test_every_space(name: str, action_space: spaces.Space) -> None:
     space, n_envs = SPACES[name], 2
     space.seed(0)
@@ -232,26 +234,28 @@ def test_every_space(name: str, action_space: spaces.Space) -> None:
         observations.append(draw())
         actions.append(np.stack([action_space.sample() for _ in range(n_envs)]))
         done = np.full(n_envs, t == 19)
-        buffer.add(observations[t], observations[t + 1], actions[t], np.zeros(n_envs), done, [{}] * 2, np.array([t == 0] * 2), states)
-    samples = buffer.sample(7)
-    T, B = samples.mask.shape
-    for row in range(B):
+        buffer.add(
+            observations[t], observations[t + 1], actions[t], np.zeros(n_envs), done, [{}] * 2, np.array([t == 0] * 2), states
+        )
+    samples: Any = buffer.sample(7)
+    for row in range(samples.mask.shape[1]):
         first, env = divmod(int(samples.indices[row]), n_envs)
         for t in range(int(samples.mask[:, row].sum()) + 1):
             for key in space.spaces if isinstance(space, spaces.Dict) else [None]:
-                stored = samples.observations if key is None else samples.observations[key]  # type: ignore[index, call-overload]
+                stored = samples.observations if key is None else samples.observations[key]
                 given = observations[first + t] if key is None else observations[first + t][key]
-                np.testing.assert_array_equal(stored[t, row].flatten(), given[env].flatten())  # type: ignore[index, union-attr]
+                np.testing.assert_array_equal(stored[t, row].flatten(), given[env].flatten())
             if t > 0:
                 expected = spaces.flatten(action_space, actions[first + t - 1][env])
                 np.testing.assert_array_equal(samples.previous_actions[t, row], expected)
     if name == "image":
-        assert buffer.observations.dtype == np.uint8 and samples.observations.dtype == th.uint8  # type: ignore[union-attr]
+        assert buffer.observations.dtype == np.uint8 and samples.observations.dtype == th.uint8
 
 
 def test_normalised_when_sampled_raw_when_stored() -> None:
     env = VecNormalize(DummyVecEnv([lambda: RandomEnv(OBSERVATION_SPACE, ACTION_SPACE)]))
-    env.obs_rms.mean[:], env.obs_rms.var[:], env.ret_rms.var = 3.0, 4.0, 25.0  # type: ignore[union-attr]
+    statistics: Any = env.obs_rms
+    statistics.mean[:], statistics.var[:], env.ret_rms.var = 3.0, 4.0, np.array(25.0)
     buffer = make_buffer(50, sequence_length=4, burn_in=4)
     record(buffer, [[(40, TERMINATES)]])
     np.random.seed(0)

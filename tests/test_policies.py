@@ -121,7 +121,9 @@ def test_wrong_state_shapes(shape: tuple[int, ...]) -> None:
     policy, observation = make_policy(), observations(1, 2)[0]
     state = policy.predict(observation)[1]
     assert state is not None
-    with pytest.raises(ValueError, match=r"state has arrays of shapes .* expects .* pass what the previous predict\(\) returned"):
+    with pytest.raises(
+        ValueError, match=r"state has arrays of shapes .* expects .* pass what the previous predict\(\) returned"
+    ):
         policy.predict(observation, (np.zeros(shape), *state[1:]))
     with pytest.raises(ValueError, match="state has arrays"):
         policy.predict(observation, state[:-1])
@@ -147,8 +149,8 @@ def test_a_users_core_can_be_plugged_in() -> None:
 @pytest.mark.parametrize("kwargs", [{}, dict(shared_lstm=True, enable_critic_lstm=False), dict(enable_critic_lstm=False)])
 def test_policy_save_and_load(kwargs: dict[str, Any], tmp_path: Any) -> None:
     policy, stream = make_policy(memory_lr_scale=0.5, n_critics=3, **kwargs), observations(4, 2)
-    policy.save(tmp_path / "policy.pt")  # type: ignore[arg-type]
-    loaded = RecurrentTD3Policy.load(tmp_path / "policy.pt", device="cpu")  # type: ignore[arg-type]
+    policy.save(tmp_path / "policy.pt")
+    loaded = RecurrentTD3Policy.load(tmp_path / "policy.pt", device="cpu")
     np.testing.assert_array_equal(roll(loaded, stream), roll(policy, stream))
     assert loaded.memory_lr_scale == 0.5 and loaded.n_critics == 3
 

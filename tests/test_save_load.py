@@ -54,7 +54,9 @@ def test_evaluation_claims_no_memory(tmp_path: pathlib.Path) -> None:
 
 def test_settings_can_be_changed_when_loading(tmp_path: pathlib.Path) -> None:
     model_on(random_envs(1), burn_in=1).save(tmp_path / "model")
-    loaded = RecurrentTD3.load(tmp_path / "model", env=random_envs(1), burn_in=3, sequence_length=6, n_steps=4, state_init="zero")
+    loaded = RecurrentTD3.load(
+        tmp_path / "model", env=random_envs(1), burn_in=3, sequence_length=6, n_steps=4, state_init="zero"
+    )
     buffer = loaded.replay_buffer
     assert (buffer.burn_in, buffer.sequence_length, buffer.state_init, loaded.n_steps) == (3, 6, "zero", 4)
     loaded.learn(40)
@@ -66,7 +68,11 @@ def test_a_run_continued_from_disk_is_the_run(tmp_path: pathlib.Path) -> None:
     model = model_on(env, learning_starts=1000, train_freq=1).learn(30)
     model.save(tmp_path / "model")
     loaded = RecurrentTD3.load(tmp_path / "model", env=env, force_reset=False)
-    for a, b in zip(th.utils._pytree.tree_leaves(model._last_lstm_states), th.utils._pytree.tree_leaves(loaded._last_lstm_states), strict=True):
+    for a, b in zip(
+        th.utils._pytree.tree_leaves(model._last_lstm_states),
+        th.utils._pytree.tree_leaves(loaded._last_lstm_states),
+        strict=True,
+    ):
         assert th.equal(a, b)
     assert th.equal(model._last_previous_actions, loaded._last_previous_actions)
     loaded.learn(20, reset_num_timesteps=False)
@@ -114,12 +120,13 @@ def test_set_parameters(tmp_path: pathlib.Path) -> None:
     model, other = model_on(random_envs(1)), model_on(random_envs(1), seed=7)
     stream = observations(4, 2)
     assert not np.allclose(roll(model.policy, stream), roll(other.policy, stream))
-    other.set_parameters(model.get_parameters())
+    parameters: Any = model.get_parameters()
+    other.set_parameters(parameters)
     np.testing.assert_array_equal(roll(model.policy, stream), roll(other.policy, stream))
     model.save(tmp_path / "model")
-    other.set_parameters(tmp_path / "model", exact_match=True)
+    other.set_parameters(str(tmp_path / "model"), exact_match=True)
     with pytest.raises(ValueError, match="do not match"):
-        other.set_parameters({"policy": model.policy.state_dict()}, exact_match=True)
+        other.set_parameters({"policy": parameters["policy"]}, exact_match=True)
 
 
 def test_foreign_zips(tmp_path: pathlib.Path) -> None:
@@ -135,14 +142,14 @@ def test_corrupted_zips(tmp_path: pathlib.Path) -> None:
     model_on(random_envs(1)).save(path)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match="model.zip"):
+    with pytest.raises(ValueError, match=r"model\.zip"):
         RecurrentTD3.load(path)
     path.write_bytes(b"not a zip")
-    with pytest.raises(ValueError, match="model.zip"):
+    with pytest.raises(ValueError, match=r"model\.zip"):
         RecurrentTD3.load(path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("something", "else")
-    with pytest.raises(ValueError, match="model.zip"):
+    with pytest.raises(ValueError, match=r"model\.zip"):
         RecurrentTD3.load(path)
     with pytest.raises(FileNotFoundError):
         RecurrentTD3.load(tmp_path / "missing")

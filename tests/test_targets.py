@@ -36,7 +36,8 @@ def test_n_step_targets(n_steps: int) -> None:
     terminated[lengths - 1, np.arange(B)] = generator.random(B) < 0.5
     rewards, next_values = (generator.normal(size=(T, B)).astype(np.float32) for _ in range(2))
 
-    targets = n_step_targets(*map(th.as_tensor, (rewards, terminated, mask, next_values)), gamma, n_steps)
+    r, term, m, v = map(th.as_tensor, (rewards, terminated, mask, next_values))
+    targets = n_step_targets(r, term, m, v, gamma, n_steps)
     for row, length in enumerate(lengths):
         expected = brute_force(rewards[:, row], terminated[:, row], length, next_values[:, row], gamma, n_steps)
         np.testing.assert_allclose(targets[:length, row], expected, atol=1e-5)

@@ -16,7 +16,7 @@ from torch import nn
 from sb3_recurrent_offpolicy import RecurrentDDPG, RecurrentTD3
 from sb3_recurrent_offpolicy.cores import NoCore
 from sb3_recurrent_offpolicy.policies import HistoryEncoder
-from sb3_recurrent_offpolicy.type_aliases import CoreState, RecurrentSequenceSamples
+from sb3_recurrent_offpolicy.type_aliases import CoreState
 from tests.envs import RandomEnv
 from tests.recorder import ACTION_SPACE, OBSERVATION_SPACE
 
@@ -38,7 +38,7 @@ def random_env_model(seed: int = 0, policy_kwargs: dict[str, Any] | None = None,
     return model
 
 
-def losses(model: RecurrentTD3, samples: RecurrentSequenceSamples, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+def losses(model: RecurrentTD3, samples: Any, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Both losses of one update on a given batch and their gradients; nothing is optimised."""
     found: dict[str, Any] = {}
 
@@ -59,22 +59,24 @@ def losses(model: RecurrentTD3, samples: RecurrentSequenceSamples, monkeypatch: 
     return SimpleNamespace(**found)
 
 
-def latents_step_by_step(encoder: HistoryEncoder, samples: RecurrentSequenceSamples, state: CoreState, row: int) -> th.Tensor:
+def latents_step_by_step(encoder: HistoryEncoder, samples: Any, state: CoreState, row: int) -> th.Tensor:
     """One row, one step at a time, as when acting."""
     state = tuple(array[:, row : row + 1] for array in state)
     if samples.burn_in is not None and row < samples.burn_in.previous_actions.shape[1]:
         with th.no_grad():
-            for observation, action in zip(samples.burn_in.observations[:, row], samples.burn_in.previous_actions[:, row], strict=True):  # type: ignore[index]
+            for observation, action in zip(
+                samples.burn_in.observations[:, row], samples.burn_in.previous_actions[:, row], strict=True
+            ):
                 _, state = encoder.step(*encoder.inputs(observation[None], action[None]), state)
     latents = []
     for t in range(int(samples.mask[:, row].sum()) + 1):
-        inputs = encoder.inputs(samples.observations[t, row][None], samples.previous_actions[t, row][None])  # type: ignore[index]
+        inputs = encoder.inputs(samples.observations[t, row][None], samples.previous_actions[t, row][None])
         latent, state = encoder.step(*inputs, state)
         latents.append(latent)
     return th.cat(latents)
 
 
-def losses_step_by_step(model: RecurrentTD3, samples: RecurrentSequenceSamples) -> tuple[float, float]:
+def losses_step_by_step(model: RecurrentTD3, samples: Any) -> tuple[float, float]:
     """TD3 with memory written out for single rows and steps: no masks, no shifts (T5, T6)."""
     critic_terms, actor_terms = [], []
     states, shared = samples.initial_states, model.policy.shared_lstm
@@ -121,7 +123,7 @@ def test_losses_equal_single_steps(
     model = random_env_model(
         burn_in=burn_in, n_steps=n_steps, policy_kwargs=policy_kwargs, target_policy_noise=0.0, preactivation_penalty=0.1
     )
-    samples = model._sample_sequences(17)
+    samples: Any = model._sample_sequences(17)
     assert (samples.burn_in is not None) == (burn_in > 0)
     assert samples.mask.sum() < samples.mask.numel() and samples.terminated.any()
     critic_loss, actor_loss = losses_step_by_step(model, samples)
@@ -155,10 +157,14 @@ def test_without_memory_it_is_sb3s_td3(ours: type[RecurrentTD3], theirs: type[TD
 
     batches = [recurrent._sample_sequences(batch_size) for _ in range(n_updates)]
 
-    def transitions(samples: RecurrentSequenceSamples) -> ReplayBufferSamples:
+    def transitions(samples: Any) -> ReplayBufferSamples:
         assert samples.mask.shape == (1, batch_size)
         return ReplayBufferSamples(
-            samples.observations[0], samples.actions[0], samples.observations[1], samples.terminated.T, samples.rewards.T  # type: ignore[index]
+            samples.observations[0],
+            samples.actions[0],
+            samples.observations[1],
+            samples.terminated.T,
+            samples.rewards.T,
         )
 
     stream, plain_stream = iter(batches), iter(batches)
@@ -180,12 +186,12 @@ def test_without_memory_it_is_sb3s_td3(ours: type[RecurrentTD3], theirs: type[TD
 def test_padding_has_no_effect(monkeypatch: pytest.MonkeyPatch) -> None:
     """T7: whatever stands in padding changes neither losses nor gradients."""
     model = random_env_model(n_steps=2, target_policy_noise=0.0)
-    samples = model._sample_sequences(17)
+    samples: Any = model._sample_sequences(17)
     padding = samples.mask == 0
     assert padding.any()
-    after = th.cat([th.zeros(1, 17, dtype=bool), padding])
+    after = th.cat([th.zeros(1, 17, dtype=th.bool), padding])
     disturbed = samples._replace(
-        observations=th.where(after[..., None], 100.0, samples.observations),  # type: ignore[call-overload]
+        observations=th.where(after[..., None], 100.0, samples.observations),
         previous_actions=th.where(after[..., None], 7.0, samples.previous_actions),
         actions=th.where(padding[..., None], -3.0, samples.actions),
         rewards=th.where(padding, 1e6, samples.rewards),
@@ -200,7 +206,7 @@ def test_padding_has_no_effect(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_burn_in_refreshes_each_network_with_its_own_weights_and_gives_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     """T8: the same as a batch without prefix whose states were computed beforehand, outside the graph."""
     model = random_env_model(burn_in=4, target_policy_noise=0.0)
-    samples = model._sample_sequences(17)
+    samples: Any = model._sample_sequences(17)
     a = losses(model, samples, monkeypatch)
     assert samples.burn_in is not None
     n_rows = samples.burn_in.previous_actions.shape[1]
@@ -217,7 +223,9 @@ def test_burn_in_refreshes_each_network_with_its_own_weights_and_gives_no_gradie
         th.testing.assert_close(x, y)
 
 
-@pytest.mark.parametrize("policy_kwargs", [{}, dict(shared_lstm=True, enable_critic_lstm=False), dict(share_features_extractor=True)])
+@pytest.mark.parametrize(
+    "policy_kwargs", [{}, dict(shared_lstm=True, enable_critic_lstm=False), dict(share_features_extractor=True)]
+)
 def test_each_loss_changes_its_own_networks(policy_kwargs: dict[str, Any]) -> None:
     """T13: and what actor and critic share belongs to the critic."""
     model = random_env_model(policy_kwargs=policy_kwargs | dict(features_extractor_class=LinearExtractor))
@@ -226,19 +234,23 @@ def test_each_loss_changes_its_own_networks(policy_kwargs: dict[str, Any]) -> No
     def changed() -> set[str]:
         return {name for name, value in model.policy.named_parameters() if not th.equal(value, before[name])}
 
-    samples = model._sample_sequences(17)
+    samples: Any = model._sample_sequences(17)
     latents = model.critic.encode(samples).detach()
     actor_loss = -model.critic.q1_forward(latents, model.actor(model.actor.encode(samples, latents))).mean()
     model._minimize(actor_loss, model.actor.optimizer)
     critic_names = {name for name, _ in model.policy.named_parameters() if name.startswith("critic.")}
     critic_tensors = set(model.critic.parameters())
-    actor_names = {name for name, value in model.policy.named_parameters() if name.startswith("actor.") and value not in critic_tensors}
+    actor_names = {
+        name for name, value in model.policy.named_parameters() if name.startswith("actor.") and value not in critic_tensors
+    }
     assert changed() == actor_names
 
     before = {name: parameter.clone() for name, parameter in model.policy.named_parameters()}
     critic_loss = sum(value.square().mean() for value in model.critic(model.critic.encode(samples)[:-1], samples.actions))
-    model._minimize(critic_loss, model.critic.optimizer)  # type: ignore[arg-type]
-    shared_names = {name for name, value in model.policy.named_parameters() if name.startswith("actor.") and value in critic_tensors}
+    model._minimize(critic_loss, model.critic.optimizer)
+    shared_names = {
+        name for name, value in model.policy.named_parameters() if name.startswith("actor.") and value in critic_tensors
+    }
     assert changed() == critic_names | shared_names
     assert bool(shared_names) == bool(policy_kwargs)
 
@@ -279,7 +291,9 @@ def test_modes() -> None:
     model = random_env_model()
     modes: list[bool] = []
     for network in (model.actor, model.critic, model.actor_target, model.critic_target):
-        network.register_forward_hook(lambda module, *_: modes.append((module in (model.actor, model.critic)) == module.training))
+        network.register_forward_hook(
+            lambda module, *_: modes.append((module in (model.actor, model.critic)) == module.training)
+        )
     model.train(2, 8)
     assert modes and all(modes)
     modes.clear()
@@ -293,7 +307,12 @@ def test_recurrent_calls_per_update(n_updates: int, policy_delay: int, monkeypat
     model = random_env_model(policy_delay=policy_delay)
     calls = []
     original = nn.LSTM.forward
-    monkeypatch.setattr(nn.LSTM, "forward", lambda self, *args: calls.append(1) or original(self, *args))
+
+    def counted(self: nn.LSTM, *args: Any) -> Any:
+        calls.append(1)
+        return original(self, *args)
+
+    monkeypatch.setattr(nn.LSTM, "forward", counted)
     model.train(n_updates, 8)
     assert len(calls) == 3 * n_updates + n_updates // policy_delay
     assert model._n_updates == n_updates

@@ -15,9 +15,9 @@ ENV = "PendulumNoVel-v1"
 SHORT = ["-n", "200", "--eval-freq", "-1", "--num-threads", "1", "-params", "learning_starts:50", "buffer_size:2000"]
 
 
-def python(*arguments: str, fails: bool = False, **environment: str) -> str:
+def python(*arguments: str, fails: bool = False, cwd: Path | None = None, **environment: str) -> str:
     process = subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, env=os.environ | environment, timeout=300
+        [sys.executable, *arguments], capture_output=True, text=True, env=os.environ | environment, cwd=cwd, timeout=300
     )
     assert (process.returncode != 0) == fails, process.stdout + process.stderr
     return process.stdout + process.stderr
@@ -36,8 +36,8 @@ def test_train_continue_enjoy(algo: str, tmp_path: Path) -> None:
 
     continued = python("-m", "rl_zoo3.train", *common, *SHORT, "-i", str(run / f"{ENV}.zip"), "--vec-env", "subproc")
     assert "Loading pretrained agent" in continued and "Loading replay buffer" in continued
-    loaded = RecurrentTD3.load(tmp_path / algo / f"{ENV}_2" / f"{ENV}.zip")
-    assert loaded.num_timesteps >= 400
+    first, second = (RecurrentTD3.load(tmp_path / algo / f"{ENV}_{number}" / f"{ENV}.zip") for number in (1, 2))
+    assert second._n_updates > first._n_updates > 0
 
 
 def test_the_default_entry_serves_other_environments(tmp_path: Path) -> None:
@@ -96,9 +96,9 @@ def test_the_hook_costs_nothing_until_rl_zoo_is_imported() -> None:
 def test_a_failing_registration_is_a_warning(tmp_path: Path) -> None:
     (tmp_path / "sb3_recurrent_offpolicy").mkdir()
     (tmp_path / "sb3_recurrent_offpolicy" / "__init__.py").write_text("raise RuntimeError('broken installation')")
-    output = python("-c", "import rl_zoo3; print(len(rl_zoo3.ALGOS))", PYTHONPATH=str(tmp_path))
+    output = python("-c", "import rl_zoo3; print(len(rl_zoo3.ALGOS))", cwd=tmp_path, PYTHONPATH=str(tmp_path))
     assert "could not extend rl_zoo3.utils: RuntimeError('broken installation')" in output
-    assert output.strip().splitlines()[-1] or output
+    assert "\n12" in "\n" + output, "RL Zoo works on with its own algorithms"
 
 
 @pytest.mark.parametrize("algo", ALGORITHMS)
