@@ -1,10 +1,10 @@
 """Recurrent off-policy reinforcement learning for Stable-Baselines3."""
 
-from importlib.metadata import version
+from pathlib import Path
 
 from sb3_recurrent_offpolicy.ddpg import RecurrentDDPG
 from sb3_recurrent_offpolicy.td3 import RecurrentTD3
 
-__version__ = version("sb3_recurrent_offpolicy")
+__version__ = (Path(__file__).parent / "version.txt").read_text().strip()
 
 __all__ = ["RecurrentDDPG", "RecurrentTD3"]

@@ -1,0 +1,52 @@
+"""The same on a GPU, where there is one."""
+
+import pathlib
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+
+from sb3_recurrent_offpolicy import RecurrentTD3
+from tests.test_algorithm import noise, random_envs
+from tests.test_policies import observations, roll
+
+pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not th.cuda.is_available(), reason="no CUDA device")]
+
+KWARGS: dict[str, Any] = dict(
+    sequence_length=4, burn_in=2, n_steps=2, learning_starts=20, train_freq=4, batch_size=8, buffer_size=1000, seed=0
+)
+
+
+@pytest.mark.parametrize("policy", ["MlpLstmPolicy", "MlpGruPolicy"])
+@pytest.mark.parametrize("policy_kwargs", [{}, dict(shared_lstm=True, enable_critic_lstm=False, n_lstm_layers=2)])
+def test_trains_on_the_gpu_and_loads_on_the_cpu(policy: str, policy_kwargs: dict[str, Any], tmp_path: pathlib.Path) -> None:
+    model = RecurrentTD3(policy, random_envs(2), action_noise=noise(), device="cuda", policy_kwargs=policy_kwargs, **KWARGS)
+    model.learn(200)
+    assert model._sample_sequences(4).rewards.device.type == "cuda"
+    assert all(parameter.device.type == "cuda" and th.isfinite(parameter).all() for parameter in model.policy.parameters())
+
+    model.save(tmp_path / "model")
+    model.save_replay_buffer(tmp_path / "buffer")
+    on_cpu = RecurrentTD3.load(tmp_path / "model", env=random_envs(2), device="cpu")
+    on_cpu.load_replay_buffer(tmp_path / "buffer.pkl")
+    stream = observations(6, 3)
+    np.testing.assert_allclose(roll(on_cpu.policy, stream), roll(model.policy, stream), atol=1e-3)
+    on_cpu.learn(50, reset_num_timesteps=False)
+
+
+def test_losses_equal_those_on_the_cpu() -> None:
+    values = []
+    for device in ("cpu", "cuda"):
+        model = RecurrentTD3(
+            "MlpLstmPolicy", random_envs(2), device=device, target_policy_noise=0.0, **KWARGS | dict(gradient_steps=0)
+        )
+        model.learn(200)
+        # The same weights on both devices; the data is random and the same
+        th.manual_seed(0)
+        weights = {name: 0.1 * th.randn(value.shape) for name, value in model.policy.state_dict().items()}
+        model.policy.load_state_dict(weights)
+        np.random.seed(0)
+        model.train(2, 16)
+        values.append([model.logger.name_to_value[f"train/{name}"] for name in ("critic_loss", "actor_loss")])
+    np.testing.assert_allclose(*values, rtol=1e-3)
