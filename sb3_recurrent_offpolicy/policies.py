@@ -120,19 +120,29 @@ class HistoryEncoder(BaseModel):
         return tuple(th.cat([head, array[:, n_rows:]], dim=1) for head, array in zip(warm, state, strict=True))
 
 
-def make_head(input_dim: int, output_dim: int, net_arch: list[int], activation_fn: type[nn.Module]) -> nn.Sequential:
+class Head(nn.Sequential):
     """
+    The layers behind a memory. They see time and batch as one axis: then ReLU can work in place, which on a view of
+    another shape would cost autograd a copy instead of sparing one.
+
     :param input_dim: number of inputs
     :param output_dim: number of outputs
     :param net_arch: hidden layers
     :param activation_fn: activation function
-    :return: the layers behind a memory; ReLU works in place, which spares a pass over T * B * hidden numbers
     """
-    layers = create_mlp(input_dim, output_dim, net_arch, activation_fn)
-    for layer in layers:
-        if isinstance(layer, nn.ReLU):
-            layer.inplace = True
-    return nn.Sequential(*layers)
+
+    def __init__(self, input_dim: int, output_dim: int, net_arch: list[int], activation_fn: type[nn.Module]):
+        super().__init__(*create_mlp(input_dim, output_dim, net_arch, activation_fn))
+        for layer in self:
+            if isinstance(layer, nn.ReLU):
+                layer.inplace = True
+
+    def forward(self, inputs: th.Tensor) -> th.Tensor:
+        """
+        :param inputs: (..., input_dim)
+        :return: (..., output_dim)
+        """
+        return super().forward(inputs.flatten(end_dim=-2)).unflatten(0, inputs.shape[:-1])
 
 
 class DeterministicActor(BaseModel):
@@ -149,7 +159,7 @@ class DeterministicActor(BaseModel):
         super().__init__(encoder.observation_space, encoder.action_space, normalize_images=encoder.normalize_images)
         self.encoder = encoder
         self.shared_lstm = shared_lstm
-        self.mu = make_head(encoder.latent_dim, get_action_dim(self.action_space), net_arch, activation_fn)
+        self.mu = Head(encoder.latent_dim, get_action_dim(self.action_space), net_arch, activation_fn)
 
     def encode(self, samples: RecurrentSequenceSamples, critic_latents: th.Tensor) -> th.Tensor:
         """
@@ -183,7 +193,7 @@ class RecurrentContinuousCritic(BaseModel):
         super().__init__(encoder.observation_space, encoder.action_space, normalize_images=encoder.normalize_images)
         self.encoder = encoder
         input_dim = encoder.latent_dim + get_action_dim(self.action_space)
-        self.q_networks = nn.ModuleList(make_head(input_dim, 1, net_arch, activation_fn) for _ in range(n_critics))
+        self.q_networks = nn.ModuleList(Head(input_dim, 1, net_arch, activation_fn) for _ in range(n_critics))
 
     def encode(self, samples: RecurrentSequenceSamples) -> th.Tensor:
         """
