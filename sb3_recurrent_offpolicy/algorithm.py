@@ -31,6 +31,9 @@ from sb3_recurrent_offpolicy.policies import DeterministicActor, RecurrentContin
 from sb3_recurrent_offpolicy.preprocessing import encode_actions
 from sb3_recurrent_offpolicy.type_aliases import RecurrentSequenceSamples, RNNStates
 
+# Without updates to ask for them, returns go into their statistics in portions: one at a time costs as much as a layer
+RETURNS_PER_UPDATE = 256
+
 
 class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
     """
@@ -76,9 +79,9 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
     ):
         if replay_buffer_class is not None and not issubclass(replay_buffer_class, RecurrentSequenceReplayBuffer):
             raise ValueError(
-                f"replay_buffer_class={replay_buffer_class.__name__} stores no sequences with memory states (hindsight "
-                f"relabelling "
-                "would also invalidate them): leave it None, or pass a subclass of RecurrentSequenceReplayBuffer"
+                f"replay_buffer_class={replay_buffer_class.__name__} stores no sequences with memory states "
+                "(hindsight relabelling would also invalidate them): leave it None, or pass a subclass of "
+                "RecurrentSequenceReplayBuffer"
             )
         own = {"sequence_length", "burn_in", "state_init"} & set(replay_buffer_kwargs or {})
         if own:
@@ -123,8 +126,8 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
         if isinstance(self.policy_class, type) and not issubclass(self.policy_class, RecurrentTD3Policy):
             raise ValueError(
                 f"policy={self.policy_class.__name__} is no policy of {type(self).__name__}: choose one of "
-                f"{sorted(self.policy_aliases)} or a subclass of RecurrentTD3Policy. A saved model is loaded by the class "
-                f"that saved it."
+                f"{sorted(self.policy_aliases)} or a subclass of RecurrentTD3Policy. A saved model "
+                "is loaded by the class that saved it."
             )
         self.replay_buffer_kwargs = self.replay_buffer_kwargs | dict(
             sequence_length=self.sequence_length, burn_in=self.burn_in, state_init=self.state_init
@@ -191,6 +194,8 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
         continued = self._discounted_returns * ~self._last_episode_starts
         self._discounted_returns = self.gamma * continued + raw_reward
         self._new_returns.append(self._discounted_returns)
+        if len(self._new_returns) >= RETURNS_PER_UPDATE:
+            self._update_return_statistics()
 
         self._last_lstm_states = self._staged_lstm_states
         self._last_previous_actions = encode_actions(
@@ -225,8 +230,8 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
             raise ValueError(f"{path} holds a {type(loaded).__name__}, not a RecurrentSequenceReplayBuffer")
         if loaded.n_envs != self.n_envs:
             raise ValueError(
-                f"{path} was recorded with n_envs={loaded.n_envs}, this model has {self.n_envs}: load it into a model "
-                f"with as many"
+                f"{path} was recorded with n_envs={loaded.n_envs}, this model has {self.n_envs}: load it "
+                "into a model with as many"
             )
         loaded.device = self.device
         self.replay_buffer = loaded
@@ -242,12 +247,15 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
         samples = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
         return samples._replace(rewards=samples.rewards * self._reward_factor())
 
-    def _reward_factor(self) -> float:
-        if self.reward_scale != "auto":
-            return float(self.reward_scale)
+    def _update_return_statistics(self) -> None:
         if self._new_returns:
             self._return_statistics.update(np.concatenate(self._new_returns))
             self._new_returns = []
+
+    def _reward_factor(self) -> float:
+        if self.reward_scale != "auto":
+            return float(self.reward_scale)
+        self._update_return_statistics()
         deviation = float(np.sqrt(self._return_statistics.var))
         # All returns alike so far: nothing to scale by
         return 1.0 / deviation if deviation > 0.0 else 1.0

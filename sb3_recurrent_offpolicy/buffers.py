@@ -202,8 +202,8 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
         if shapes != self._state_shapes:
             raise ValueError(
                 f"lstm_states have the shapes {shapes}, this buffer holds states of shapes {self._state_shapes}: it "
-                f"belongs to a "
-                "policy with another memory or another number of environments. Load the buffer that was saved with this model."
+                "belongs to a policy with another memory or another number of environments. Load the buffer that was saved "
+                "with this model."
             )
 
     @staticmethod
@@ -237,8 +237,7 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
         if not math.isfinite(reward.sum()):
             raise ValueError(
                 f"reward={reward} of the environment(s) {np.flatnonzero(~np.isfinite(reward)).tolist()} is not finite. "
-                f"The step was "
-                "not stored; check the environment (VecCheckNan finds the step that produced it)."
+                "The step was not stored; check the environment (VecCheckNan finds the step that produced it)."
             )
         if not self.allocated:
             self._allocate(lstm_states)

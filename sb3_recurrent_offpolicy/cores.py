@@ -74,8 +74,7 @@ class _TorchCore(RecurrentCore):
             if kwargs.get(name):
                 raise ValueError(
                     f"lstm_kwargs={{'{name}': {kwargs[name]!r}}} is not supported: a policy sees no future, data is "
-                    f"time-major "
-                    f"and the state has hidden_size units. Remove '{name}' from lstm_kwargs."
+                    f"time-major and the state has hidden_size units. Remove '{name}' from lstm_kwargs."
                 )
         super().__init__(input_size, hidden_size, ((n_layers, hidden_size),) * self.n_state_arrays)
         self.rnn = self.rnn_class(input_size, hidden_size, n_layers, **kwargs)

@@ -284,8 +284,7 @@ class RecurrentTD3Policy(BasePolicy):
         if shared_lstm and enable_critic_lstm:
             raise ValueError(
                 "shared_lstm=True and enable_critic_lstm=True exclude each other: choose enable_critic_lstm=False for one "
-                "memory, "
-                "or shared_lstm=False for two"
+                "memory, or shared_lstm=False for two"
             )
         for name, value in (
             ("lstm_hidden_size", lstm_hidden_size),
@@ -570,8 +569,7 @@ class RecurrentTD3Policy(BasePolicy):
         if shapes != expected:
             raise ValueError(
                 f"state has arrays of shapes {shapes}, this policy expects {expected} for an observation of {n_envs} "
-                f"environment(s): "
-                "pass what the previous predict() returned, or None to start afresh"
+                "environment(s): pass what the previous predict() returned, or None to start afresh"
             )
         return state, episode_starts
 

@@ -49,4 +49,4 @@ def test_losses_equal_those_on_the_cpu() -> None:
         np.random.seed(0)
         model.train(2, 16)
         values.append([model.logger.name_to_value[f"train/{name}"] for name in ("critic_loss", "actor_loss")])
-    np.testing.assert_allclose(*values, rtol=1e-3)
+    np.testing.assert_allclose(values[0], values[1], rtol=1e-3)
