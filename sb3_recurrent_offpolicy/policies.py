@@ -142,6 +142,8 @@ class Head(nn.Sequential):
         :param inputs: (..., input_dim)
         :return: (..., output_dim)
         """
+        if inputs.dim() == 2:
+            return super().forward(inputs)
         return super().forward(inputs.flatten(end_dim=-2)).unflatten(0, inputs.shape[:-1])
 
 
@@ -479,7 +481,7 @@ class RecurrentTD3Policy(BasePolicy):
         latents, state = encoder.step(*encoder.inputs(observation, previous_actions), state)
         return self.actor(latents), state
 
-    @th.no_grad()
+    @th.inference_mode()
     def act(
         self,
         observation: np.ndarray | dict[str, np.ndarray],

@@ -29,6 +29,8 @@ def encode_actions(actions: th.Tensor, action_space: spaces.Space) -> th.Tensor:
     :param action_space: where they come from
     :return: (..., A), float32
     """
+    if isinstance(action_space, spaces.Box):
+        return actions.float()
     assert action_space.shape is not None
     flat = preprocess_obs(actions.reshape(-1, *action_space.shape), action_space, normalize_images=False)
     assert isinstance(flat, th.Tensor)
