@@ -27,7 +27,8 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch.utils._pytree import tree_map
 
 from sb3_recurrent_offpolicy.buffers import RecurrentSequenceReplayBuffer
-from sb3_recurrent_offpolicy.policies import DeterministicActor, RecurrentContinuousCritic, RecurrentTD3Policy
+from sb3_recurrent_offpolicy.networks import DeterministicActor, RecurrentContinuousCritic
+from sb3_recurrent_offpolicy.policies import RecurrentTD3Policy
 from sb3_recurrent_offpolicy.preprocessing import encode_actions
 from sb3_recurrent_offpolicy.type_aliases import RecurrentSequenceSamples, RNNStates
 

@@ -1,12 +1,4 @@
-"""
-Policies: (observation, state, episode_start) -> (action, state), and the critics that judge them.
-
-Every network reads the history through a memory and the present directly::
-
-    m_t = core(m_{t-1}, [features(o_t), a_{t-1}])      what was observed and done
-    actor:   pi(m_t, features(o_t))
-    critic:  Q(m_t, features(o_t), a_t)                a_t joins behind the memory, never inside it
-"""
+"""Policies: (observation, state, episode_start) -> (action, state) to act; networks, targets and optimizers to learn."""
 
 import copy
 from functools import partialmethod
@@ -15,211 +7,22 @@ from typing import Any
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.policies import BaseModel, BasePolicy
-from stable_baselines3.common.preprocessing import get_action_dim, get_flattened_obs_dim
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.preprocessing import get_flattened_obs_dim
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
     CombinedExtractor,
     FlattenExtractor,
     NatureCNN,
-    create_mlp,
     get_actor_critic_arch,
 )
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
 from sb3_recurrent_offpolicy.cores import GRUCore, LSTMCore, NoCore, RecurrentCore
-from sb3_recurrent_offpolicy.preprocessing import encode_actions, map_observation
-from sb3_recurrent_offpolicy.type_aliases import BurnIn, CoreState, RecurrentSequenceSamples, RNNStates
-
-
-class HistoryEncoder(BaseModel):
-    """
-    Features extractor and memory: turns observations and previous actions into latents ``[m_t, features(o_t)]``.
-
-    :param observation_space: observation space
-    :param action_space: action space
-    :param features_extractor: network to extract features
-    :param core: memory over ``[features(o_t), a_{t-1}]``
-    :param detach_features: let no gradient into the features extractor, because another network trains it
-    :param normalize_images: divide images by 255
-    """
-
-    features_extractor: BaseFeaturesExtractor
-
-    def __init__(
-        self,
-        observation_space: spaces.Space,
-        action_space: spaces.Space,
-        features_extractor: BaseFeaturesExtractor,
-        core: RecurrentCore,
-        detach_features: bool = False,
-        normalize_images: bool = True,
-    ):
-        super().__init__(
-            observation_space, action_space, features_extractor=features_extractor, normalize_images=normalize_images
-        )
-        self.core = core
-        self.detach_features = detach_features
-        self.latent_dim = int(core.output_size + features_extractor.features_dim)
-
-    def inputs(self, observations: PyTorchObs, previous_actions: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-        """
-        :param observations: (B, *obs), or a dict of them
-        :param previous_actions: (B, A)
-        :return: inputs of the memory (B, F + A), and the features in them (B, F)
-        """
-        features = self.extract_features(observations, self.features_extractor)
-        if self.detach_features:
-            features = features.detach()
-        return th.cat([features, previous_actions], dim=-1), features
-
-    def step(self, inputs: th.Tensor, features: th.Tensor, state: CoreState) -> tuple[th.Tensor, CoreState]:
-        """
-        Advance by one step, to act.
-
-        :param inputs: (B, F + A), from :meth:`inputs`
-        :param features: (B, F), from :meth:`inputs`
-        :param state: memory before the step, each (n_layers, B, hidden)
-        :return: latents (B, latent_dim) and the memory after the step
-        """
-        memory, state = self.core.step(inputs, state)
-        return th.cat([memory, features], dim=-1), state
-
-    def unroll(self, observations: PyTorchObs, previous_actions: th.Tensor, state: CoreState) -> tuple[th.Tensor, CoreState]:
-        """
-        Run over sequences, to learn.
-
-        :param observations: (T, B, *obs), or a dict of them
-        :param previous_actions: (T, B, A)
-        :param state: memory before the first step, each (n_layers, B, hidden)
-        :return: latents (T, B, latent_dim) and the memory after the last step
-        """
-        sizes = previous_actions.shape[:2]
-        flat = map_observation(lambda array: array.flatten(end_dim=1), observations)
-        inputs, features = self.inputs(flat, previous_actions.flatten(end_dim=1))
-        memory, state = self.core.unroll(inputs.unflatten(0, sizes), state)
-        return th.cat([memory, features.unflatten(0, sizes)], dim=-1), state
-
-    def encode(self, samples: RecurrentSequenceSamples, state: CoreState) -> th.Tensor:
-        """
-        Latents of a batch from the replay buffer, after its burn-in with this network's own weights.
-
-        :param samples: the batch
-        :param state: this network's part of ``samples.initial_states``
-        :return: latents of o_0 .. o_T: (T+1, B, latent_dim)
-        """
-        if samples.burn_in is not None:
-            state = self._burn_in(samples.burn_in, state)
-        return self.unroll(samples.observations, samples.previous_actions, state)[0]
-
-    @th.no_grad()
-    def _burn_in(self, burn_in: BurnIn, state: CoreState) -> CoreState:
-        n_rows = burn_in.previous_actions.shape[1]
-        _, warm = self.unroll(*burn_in, tuple(array[:, :n_rows].contiguous() for array in state))
-        return tuple(th.cat([head, array[:, n_rows:]], dim=1) for head, array in zip(warm, state, strict=True))
-
-
-class Head(nn.Sequential):
-    """
-    The layers behind a memory. They see time and batch as one axis: then ReLU can work in place, which on a view of
-    another shape would cost autograd a copy instead of sparing one.
-
-    :param input_dim: number of inputs
-    :param output_dim: number of outputs
-    :param net_arch: hidden layers
-    :param activation_fn: activation function
-    """
-
-    def __init__(self, input_dim: int, output_dim: int, net_arch: list[int], activation_fn: type[nn.Module]):
-        super().__init__(*create_mlp(input_dim, output_dim, net_arch, activation_fn))
-        for layer in self:
-            if isinstance(layer, nn.ReLU):
-                layer.inplace = True
-
-    def forward(self, inputs: th.Tensor) -> th.Tensor:
-        """
-        :param inputs: (..., input_dim)
-        :return: (..., output_dim)
-        """
-        if inputs.dim() == 2:
-            return super().forward(inputs)
-        return super().forward(inputs.flatten(end_dim=-2)).unflatten(0, inputs.shape[:-1])
-
-
-class DeterministicActor(BaseModel):
-    """
-    Deterministic policy with memory, for TD3 and DDPG.
-
-    :param encoder: memory of the actor; the critic's, if ``shared_lstm``
-    :param net_arch: hidden layers behind the memory
-    :param activation_fn: activation function
-    :param shared_lstm: the memory belongs to the critic, which alone trains it
-    """
-
-    def __init__(self, encoder: HistoryEncoder, net_arch: list[int], activation_fn: type[nn.Module], shared_lstm: bool):
-        super().__init__(encoder.observation_space, encoder.action_space, normalize_images=encoder.normalize_images)
-        self.encoder = encoder
-        self.shared_lstm = shared_lstm
-        self.mu = Head(encoder.latent_dim, get_action_dim(self.action_space), net_arch, activation_fn)
-
-    def encode(self, samples: RecurrentSequenceSamples, critic_latents: th.Tensor) -> th.Tensor:
-        """
-        :param samples: a batch from the replay buffer
-        :param critic_latents: what the critic's memory made of it, reused if that is the actor's memory too
-        :return: latents of o_0 .. o_T: (T+1, B, latent_dim)
-        """
-        if self.shared_lstm:
-            return critic_latents.detach()
-        return self.encoder.encode(samples, samples.initial_states.pi)
-
-    def forward(self, latents: th.Tensor) -> th.Tensor:
-        """
-        :param latents: (..., latent_dim)
-        :return: actions in [-1, 1]: (..., action_dim)
-        """
-        return th.tanh(self.mu(latents))
-
-
-class RecurrentContinuousCritic(BaseModel):
-    """
-    Q-value heads on one memory: Q(m_t, features(o_t), a_t).
-
-    :param encoder: memory of the critic
-    :param net_arch: hidden layers of each head
-    :param activation_fn: activation function
-    :param n_critics: number of heads
-    """
-
-    def __init__(self, encoder: HistoryEncoder, net_arch: list[int], activation_fn: type[nn.Module], n_critics: int):
-        super().__init__(encoder.observation_space, encoder.action_space, normalize_images=encoder.normalize_images)
-        self.encoder = encoder
-        input_dim = encoder.latent_dim + get_action_dim(self.action_space)
-        self.q_networks = nn.ModuleList(Head(input_dim, 1, net_arch, activation_fn) for _ in range(n_critics))
-
-    def encode(self, samples: RecurrentSequenceSamples) -> th.Tensor:
-        """
-        :param samples: a batch from the replay buffer
-        :return: latents of o_0 .. o_T: (T+1, B, latent_dim)
-        """
-        return self.encoder.encode(samples, samples.initial_states.vf)
-
-    def forward(self, latents: th.Tensor, actions: th.Tensor) -> tuple[th.Tensor, ...]:
-        """
-        :param latents: (T, B, latent_dim)
-        :param actions: (T, B, action_dim)
-        :return: the value of each head: (T, B)
-        """
-        inputs = th.cat([latents, actions], dim=-1)
-        return tuple(q_network(inputs).squeeze(-1) for q_network in self.q_networks)
-
-    def q1_forward(self, latents: th.Tensor, actions: th.Tensor) -> th.Tensor:
-        """
-        :param latents: (T, B, latent_dim)
-        :param actions: (T, B, action_dim)
-        :return: the value of the first head only: (T, B)
-        """
-        return self.q_networks[0](th.cat([latents, actions], dim=-1)).squeeze(-1)
+from sb3_recurrent_offpolicy.networks import DeterministicActor, HistoryEncoder, RecurrentContinuousCritic
+from sb3_recurrent_offpolicy.preprocessing import encode_actions
+from sb3_recurrent_offpolicy.type_aliases import CoreState, RNNStates
 
 
 class RecurrentTD3Policy(BasePolicy):

@@ -15,7 +15,7 @@ from torch import nn
 
 from sb3_recurrent_offpolicy import RecurrentDDPG, RecurrentTD3
 from sb3_recurrent_offpolicy.cores import NoCore
-from sb3_recurrent_offpolicy.policies import HistoryEncoder
+from sb3_recurrent_offpolicy.networks import HistoryEncoder
 from sb3_recurrent_offpolicy.type_aliases import CoreState
 from tests.envs import RandomEnv
 from tests.recorder import ACTION_SPACE, OBSERVATION_SPACE
