@@ -20,7 +20,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[tests]"
 	@touch $@
 
-# One thread: these networks are small, and waiting for a second thread costs more than it computes
+# One thread, as the committed learning results were made
 train: setup
 	$(BIN)/python -m rl_zoo3.train --algo recurrent_td3 --env $(ENV) --seed 0 --num-threads 1 --eval-freq -1 --progress
 	@echo "Evaluating the saved model on 100 episodes"

@@ -191,9 +191,9 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
         add = partial(replay_buffer.add, episode_starts=self._last_episode_starts, lstm_states=self._last_lstm_states)
         super()._store_transition(SimpleNamespace(add=add), buffer_action, new_obs, reward, dones, infos)  # type: ignore[arg-type]
 
-        raw_reward = reward if self._vec_normalize_env is None else self._vec_normalize_env.get_original_reward()
+        # As they will be sampled: with VecNormalize, after its own scaling
         continued = self._discounted_returns * ~self._last_episode_starts
-        self._discounted_returns = self.gamma * continued + raw_reward
+        self._discounted_returns = self.gamma * continued + reward
         self._new_returns.append(self._discounted_returns)
         if len(self._new_returns) >= RETURNS_PER_UPDATE:
             self._update_return_statistics()

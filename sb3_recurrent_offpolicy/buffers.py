@@ -115,7 +115,7 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything and release the memory."""
+        """Forget everything; the next :meth:`add` makes new arrays."""
         super().reset()
         self.n_added = 0
         # Last observations of episodes that a reset has followed, by time * n_envs + environment

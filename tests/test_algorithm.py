@@ -25,7 +25,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from sb3_recurrent_offpolicy import RecurrentDDPG, RecurrentTD3
 from sb3_recurrent_offpolicy.buffers import RecurrentSequenceReplayBuffer
 from sb3_recurrent_offpolicy.type_aliases import RNNStates
-from tests.envs import RandomEnv
+from tests.envs import RandomEnv, RecallEnv
 from tests.recorder import ACTION_SPACE, OBSERVATION_SPACE
 
 KWARGS: dict[str, Any] = dict(
@@ -254,6 +254,12 @@ def test_vec_normalize(kwargs: dict[str, Any]) -> None:
     sampled = model._sample_sequences(64).observations.numpy()  # type: ignore[union-attr]
     assert np.abs(sampled.mean(axis=(0, 1))).max() < 0.5 and np.abs(sampled).max() < 3
     evaluate_policy(model, env, n_eval_episodes=2, warn=False)
+
+
+def test_rewards_that_vec_normalize_scales_are_not_scaled_twice() -> None:
+    env = VecNormalize(make_vec_env(lambda: RecallEnv(reward_factor=1000.0), 2), gamma=0.99)
+    model = RecurrentTD3("MlpLstmPolicy", env, **KWARGS | dict(gradient_steps=0)).learn(600)
+    assert 0.2 < model._reward_factor() < 5
 
 
 def observation_spaces() -> dict[str, spaces.Space]:
