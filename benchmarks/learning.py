@@ -1,11 +1,12 @@
 """
-What is learned on PendulumNoVel-v1 (velocity hidden), with the controls that a score of a memory needs.
+What is learned where something is hidden, with the controls that a score of a memory needs.
 
     python benchmarks/learning.py --algo recurrent_td3 --seeds 0 1 2
     python benchmarks/learning.py --algo td3 --seeds 0 1 2            # control: SB3, no memory
+    python benchmarks/learning.py --algo recurrent_sac --env CartPoleNoVel-v1 --seeds 0 1 2
     python benchmarks/learning.py --report                            # table and figure from the results so far
 
-Each run trains with the hyper-parameters of ``hyperparams/ALGO.yml`` and scores the *final* model on 1000 fixed starts that no
+Each run trains with the hyper-parameters of ``hyperparams/ALGO.yml`` and scores the *final* model on fixed starts that no
 training and no tuning has seen. Controls: the observation is asserted to hold no velocity, and the same model is scored
 with its memory (and previous action) zeroed at every step. Runs that have a result file are not repeated.
 """
@@ -13,57 +14,85 @@ with its memory (and previous action) zeroed at every step. Runs that have a res
 import argparse
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
-import rl_zoo3.import_envs  # noqa: F401  registers PendulumNoVel-v1
+import rl_zoo3.import_envs  # registers the NoVel environments
 import torch as th
 import yaml
-from stable_baselines3 import TD3
+from stable_baselines3 import DQN, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_recurrent_offpolicy.zoo import ALGORITHMS, HYPERPARAMS
 
-ENV = "PendulumNoVel-v1"
-RESULTS = Path(__file__).parent / "results" / ENV
-EVALUATION_SEED = 1_000_000
-N_STARTS = 1000
-CURVE_EVERY, CURVE_SEED, CURVE_STARTS = 2_000, 2_000_000, 100
+RESULTS = Path(__file__).parent / "results"
+EVALUATION_SEED, CURVE_SEED, CURVE_STARTS = 1_000_000, 2_000_000, 100
 
 
-def score(model: BaseAlgorithm, n_starts: int, seed: int, zero_memory: bool = False) -> np.ndarray:
+class Task(NamedTuple):
+    """
+    An environment and how it is scored.
+
+    :param n_starts: episodes of the final score, each from a start of its own
+    :param curve_every: steps between two points of the learning curve
+    :param control: SB3's algorithm without memory, and where its hyper-parameters come from
+    :param visible: what may be seen of the state of the environment; the rest of the observation is zero
+    """
+
+    n_starts: int
+    curve_every: int
+    control: str
+    visible: Callable[[Any], np.ndarray]
+
+
+TASKS = {
+    # A mean over 100 of its episodes has a standard error of 8 to 10
+    "PendulumNoVel-v1": Task(1000, 2_000, "td3", lambda state: np.array([np.cos(state[0]), np.sin(state[0]), 0.0])),
+    "CartPoleNoVel-v1": Task(100, 5_000, "dqn", lambda state: np.array([state[0], 0.0, state[2], 0.0])),
+}
+
+
+def score(model: BaseAlgorithm, env_id: str, n_starts: int, seed: int, zero_memory: bool = False) -> np.ndarray:
     """Returns of one deterministic episode from each start; all run side by side, state carried as users carry it."""
-    envs = make_vec_env(ENV, n_envs=n_starts, seed=seed)
-    observations: Any = envs.reset()
+    envs = make_vec_env(env_id, n_envs=n_starts, seed=seed)
+    training_env = model.get_vec_normalize_env()
+    normalize: Callable[[Any], Any] = (
+        training_env.normalize_obs if training_env is not None else lambda observations: observations
+    )
+    observations = envs.reset()
     state = None
     episode_starts = np.ones(n_starts, dtype=bool)
+    running = np.ones(n_starts, dtype=bool)
     returns = np.zeros(n_starts)
-    for _ in range(200):
-        actions, state = model.predict(observations, state=state, episode_start=episode_starts, deterministic=True)
+    while running.any():
+        actions, state = model.predict(normalize(observations), state=state, episode_start=episode_starts, deterministic=True)
         observations, rewards, dones, _ = envs.step(actions)
-        returns += rewards
+        returns += rewards * running
+        running &= ~dones
         episode_starts = np.ones(n_starts, dtype=bool) if zero_memory else dones
-    assert dones.all()
     return returns
 
 
-def assert_velocity_is_hidden() -> None:
-    env = gym.make(ENV)
+def assert_velocity_is_hidden(env_id: str) -> None:
+    env = gym.make(env_id)
     observation, _ = env.reset(seed=0)
     for _ in range(5):
-        theta, _ = env.unwrapped.state  # type: ignore[attr-defined]
-        np.testing.assert_allclose(observation, [np.cos(theta), np.sin(theta), 0.0], atol=1e-6)
+        np.testing.assert_allclose(observation, TASKS[env_id].visible(env.unwrapped.state), atol=1e-6)  # type: ignore[attr-defined]
         observation, *_ = env.step(env.action_space.sample())
 
 
 class Curve(BaseCallback):
-    def __init__(self) -> None:
+    def __init__(self, env_id: str) -> None:
         super().__init__()
+        self.env_id = env_id
         self.points: list[dict[str, float]] = []
         self.training_seconds = 0.0
 
@@ -71,9 +100,9 @@ class Curve(BaseCallback):
         self.resumed = time.perf_counter()
 
     def _on_step(self) -> bool:
-        if self.num_timesteps % CURVE_EVERY == 0:
+        if self.num_timesteps % TASKS[self.env_id].curve_every == 0:
             self.training_seconds += time.perf_counter() - self.resumed
-            mean = float(score(self.model, CURVE_STARTS, CURVE_SEED).mean())
+            mean = float(score(self.model, self.env_id, CURVE_STARTS, CURVE_SEED).mean())
             self.points.append(
                 {"steps": self.num_timesteps, "seconds": round(self.training_seconds, 1), "return": round(mean, 1)}
             )
@@ -83,33 +112,61 @@ class Curve(BaseCallback):
         return True
 
 
-def make_model(algo: str, seed: int) -> tuple[BaseAlgorithm, int, dict[str, Any]]:
-    """The model, its training steps and the hyper-parameters as they stand in the file."""
-    # The control has the same environment, noise and number of updates, SB3's own batch and networks
-    stated = yaml.safe_load((HYPERPARAMS / f"{'recurrent_td3' if algo == 'td3' else algo}.yml").read_text())[ENV]
-    kwargs = stated.copy()
-    n_steps, n_envs = int(kwargs.pop("n_timesteps")), kwargs.pop("n_envs")
-    env = make_vec_env(ENV, n_envs=n_envs, seed=seed)
-    assert kwargs.pop("noise_type") == "normal"
-    kwargs["action_noise"] = NormalActionNoise(np.zeros(1), kwargs.pop("noise_std") * np.ones(1))
+def stated_hyperparams(algo: str, env_id: str) -> dict[str, Any]:
+    """As they stand in the file."""
+    if algo == "dqn":
+        # Tuned by RL Zoo for the environment whose velocities are seen
+        entries = yaml.safe_load((Path(rl_zoo3.__file__).parent / "hyperparams" / "dqn.yml").read_text())
+        return entries[env_id.replace("NoVel", "")]
+    return yaml.safe_load((HYPERPARAMS / f"{'recurrent_td3' if algo == 'td3' else algo}.yml").read_text())[env_id]
+
+
+def make_model(algo: str, env_id: str, seed: int, hyperparams: dict[str, Any]) -> tuple[BaseAlgorithm, int]:
+    """
+    :param algo: the algorithm
+    :param env_id: the environment
+    :param seed: of training
+    :param hyperparams: an entry of a hyper-parameter file
+    :return: the model and its training steps
+    """
+    kwargs = hyperparams.copy()
+    n_steps, n_envs = int(kwargs.pop("n_timesteps")), kwargs.pop("n_envs", 1)
+    env: VecEnv = make_vec_env(env_id, n_envs=n_envs, seed=seed)
+    # RL Zoo's files write some entries as Python
+    kwargs = {
+        key: eval(value) if key in ("normalize", "policy_kwargs") and isinstance(value, str) else value
+        for key, value in kwargs.items()
+    }
+    if isinstance(kwargs.get("learning_rate"), str):
+        kwargs["learning_rate"] = LinearSchedule(float(kwargs["learning_rate"].removeprefix("lin_")), 0.0, 1.0)
+    if "normalize" in kwargs:
+        env = VecNormalize(env, **kwargs.pop("normalize"), gamma=kwargs["gamma"])
+    if "noise_type" in kwargs:
+        assert kwargs.pop("noise_type") == "normal"
+        kwargs["action_noise"] = NormalActionNoise(np.zeros(1), kwargs.pop("noise_std") * np.ones(1))
+    common: dict[str, Any] = dict(env=env, seed=seed, device="cpu")
     if algo == "td3":
+        # The same environment, noise and number of updates, SB3's own batch and networks
         kept = ("learning_rate", "gamma", "tau", "learning_starts", "train_freq", "gradient_steps", "action_noise")
-        return TD3("MlpPolicy", env, seed=seed, device="cpu", **{key: kwargs[key] for key in kept}), n_steps, stated
-    return ALGORITHMS[algo](env=env, seed=seed, device="cpu", **kwargs), n_steps, stated
+        return TD3("MlpPolicy", **common, **{key: kwargs[key] for key in kept}), n_steps
+    return (ALGORITHMS | {"dqn": DQN})[algo](**common, **kwargs), n_steps
 
 
-def run(algo: str, seed: int) -> None:
-    path = RESULTS / f"{algo}_{seed}.json"
+def run(algo: str, env_id: str, seed: int) -> None:
+    path = RESULTS / env_id / f"{algo}_{seed}.json"
     if path.exists():
         print(f"{path} is there already")
         return
-    assert_velocity_is_hidden()
-    model, n_steps, hyperparams = make_model(algo, seed)
-    curve = Curve()
+    assert_velocity_is_hidden(env_id)
+    hyperparams = stated_hyperparams(algo, env_id)
+    model, n_steps = make_model(algo, env_id, seed, hyperparams)
+    curve = Curve(env_id)
     model.learn(n_steps, callback=curve)
-    returns, zeroed = score(model, N_STARTS, EVALUATION_SEED), score(model, N_STARTS, EVALUATION_SEED, zero_memory=True)
+    n_starts = TASKS[env_id].n_starts
+    returns = score(model, env_id, n_starts, EVALUATION_SEED)
+    zeroed = score(model, env_id, n_starts, EVALUATION_SEED, zero_memory=True)
     result = {
-        "command": f"python benchmarks/learning.py --algo {algo} --seeds {seed}",
+        "command": f"python benchmarks/learning.py --algo {algo} --env {env_id} --seeds {seed}",
         "algo": algo,
         "seed": seed,
         "steps": n_steps,
@@ -117,37 +174,32 @@ def run(algo: str, seed: int) -> None:
         "training_seconds": curve.points[-1]["seconds"],
         "threads": th.get_num_threads(),
         "mean": round(float(returns.mean()), 2),
-        "standard_error": round(float(returns.std() / np.sqrt(N_STARTS)), 2),
+        "standard_error": round(float(returns.std() / np.sqrt(n_starts)), 2),
         "mean_with_memory_zeroed": round(float(zeroed.mean()), 2),
         "hyperparams": hyperparams,
         "curve": curve.points,
     }
-    RESULTS.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")
-    print(
-        algo,
-        seed,
-        "final model:",
-        result["mean"],
-        "+-",
-        result["standard_error"],
-        "zeroed:",
-        result["mean_with_memory_zeroed"],
-    )
+    keys = ("algo", "seed", "mean", "standard_error", "mean_with_memory_zeroed")
+    print("final model:", {key: result[key] for key in keys})
 
 
-def report() -> None:
+def report(env_id: str) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    task, results_of_env = TASKS[env_id], RESULTS / env_id
     runs: dict[str, list[dict[str, Any]]] = {}
-    for path in sorted(RESULTS.glob("*_[0-9]*.json")):
+    for path in sorted(results_of_env.glob("*_[0-9]*.json")):
         result = json.loads(path.read_text())
         runs.setdefault(result["algo"], []).append(result)
+    errors = [result["standard_error"] for results in runs.values() for result in results]
     lines = [
-        f"Final models on {ENV}, mean return over {N_STARTS} fixed starts (standard error of each run 2 to 4).",
+        f"Final models on {env_id}, mean return over {task.n_starts} fixed starts (standard error of each run up to "
+        f"{max(errors):.1f}).",
         "",
         "| algorithm | steps | seeds | mean | worst seed | memory zeroed | training, one core |",
         "|---|---|---|---|---|---|---|",
@@ -156,7 +208,9 @@ def report() -> None:
     for algo, results in runs.items():
         means = [result["mean"] for result in results]
         zeroed = (
-            "no memory" if algo == "td3" else f"{max(result['mean_with_memory_zeroed'] for result in results):.0f} at best"
+            "no memory"
+            if algo == task.control
+            else f"{max(result['mean_with_memory_zeroed'] for result in results):.0f} at best"
         )
         lines.append(
             f"| {algo} | {results[0]['steps']} | {len(results)} | {np.mean(means):.1f} | {min(means):.1f} | {zeroed} "
@@ -166,17 +220,18 @@ def report() -> None:
         curves = np.array([[point["return"] for point in result["curve"]] for result in results])
         (line,) = axes.plot(steps, curves.mean(axis=0), label=algo, linewidth=2)
         axes.fill_between(steps, curves.min(axis=0), curves.max(axis=0), color=line.get_color(), alpha=0.2, linewidth=0)
-    axes.set(xlabel="environment steps", ylabel="return", title=f"{ENV}: mean of the seeds, band from worst to best")
+    axes.set(xlabel="environment steps", ylabel="return", title=f"{env_id}: mean of the seeds, band from worst to best")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, loc="center right")
-    figure.savefig(RESULTS / "curves.png", dpi=150)
-    (RESULTS / "README.md").write_text("\n".join([*lines, "", "![curves](curves.png)", ""]))
+    figure.savefig(results_of_env / "curves.png", dpi=150)
+    (results_of_env / "README.md").write_text("\n".join([*lines, "", "![curves](curves.png)", ""]))
     print("\n".join(lines))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--algo", choices=[*ALGORITHMS, "td3"])
+    parser.add_argument("--algo", choices=[*ALGORITHMS, *(task.control for task in TASKS.values())])
+    parser.add_argument("--env", choices=TASKS, default="PendulumNoVel-v1")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--report", action="store_true")
     arguments = parser.parse_args()
@@ -184,9 +239,9 @@ def main() -> None:
     th.set_num_threads(1)
     if arguments.algo:
         for seed in arguments.seeds:
-            run(arguments.algo, seed)
+            run(arguments.algo, arguments.env, seed)
     if arguments.report:
-        report()
+        report(arguments.env)
 
 
 if __name__ == "__main__":

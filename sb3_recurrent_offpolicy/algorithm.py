@@ -27,8 +27,8 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch.utils._pytree import tree_map
 
 from sb3_recurrent_offpolicy.buffers import RecurrentSequenceReplayBuffer
-from sb3_recurrent_offpolicy.networks import DeterministicActor, RecurrentContinuousCritic
-from sb3_recurrent_offpolicy.policies import RecurrentTD3Policy
+from sb3_recurrent_offpolicy.networks import RecurrentActor, RecurrentCritic
+from sb3_recurrent_offpolicy.policies import RecurrentActorCriticPolicy
 from sb3_recurrent_offpolicy.preprocessing import encode_actions
 from sb3_recurrent_offpolicy.type_aliases import RecurrentSequenceSamples, RNNStates
 
@@ -50,11 +50,10 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
     :param max_grad_norm: clip gradients to this norm, None not to
     """
 
-    policy: RecurrentTD3Policy
-    actor: DeterministicActor
-    actor_target: DeterministicActor
-    critic: RecurrentContinuousCritic
-    critic_target: RecurrentContinuousCritic
+    policy: RecurrentActorCriticPolicy
+    actor: RecurrentActor
+    critic: RecurrentCritic
+    critic_target: RecurrentCritic
     replay_buffer: RecurrentSequenceReplayBuffer
     _last_episode_starts: np.ndarray
     _last_lstm_states: RNNStates
@@ -71,6 +70,7 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
         replay_buffer_kwargs: dict[str, Any] | None = None,
         optimize_memory_usage: bool = False,
         n_steps: int = 1,
+        policy_kwargs: dict[str, Any] | None = None,
         sequence_length: int | None = 32,
         burn_in: int = 0,
         state_init: Literal["stored", "zero"] = "stored",
@@ -101,6 +101,8 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
             batch_size=batch_size,
             replay_buffer_class=replay_buffer_class or RecurrentSequenceReplayBuffer,
             replay_buffer_kwargs=replay_buffer_kwargs,
+            # Ours to add to; the user's may serve another model next
+            policy_kwargs=dict(policy_kwargs or {}),
             support_multi_env=True,
             **kwargs,
         )
@@ -124,11 +126,20 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
         self._return_statistics = RunningMeanStd(shape=())
 
     def _setup_model(self) -> None:
-        if isinstance(self.policy_class, type) and not issubclass(self.policy_class, RecurrentTD3Policy):
+        own_policy = self.policy_aliases["MlpLstmPolicy"]
+        if isinstance(self.policy_class, type) and not issubclass(self.policy_class, own_policy):
             raise ValueError(
                 f"policy={self.policy_class.__name__} is no policy of {type(self).__name__}: choose one of "
-                f"{sorted(self.policy_aliases)} or a subclass of RecurrentTD3Policy. A saved model "
+                f"{sorted(self.policy_aliases)} or a subclass of {own_policy.__name__}. A saved model "
                 "is loaded by the class that saved it."
+            )
+        if not isinstance(self.action_space, spaces.Box) and self.action_noise is not None:
+            raise ValueError(
+                f"action_noise={self.action_noise} cannot be added to actions of {self.action_space}: leave it None"
+            )
+        if isinstance(self.action_space, spaces.Discrete) and self.action_space.start != 0:
+            raise ValueError(
+                f"action_space={self.action_space} must start at 0: use gymnasium.wrappers.TransformAction to shift it"
             )
         self.replay_buffer_kwargs = self.replay_buffer_kwargs | dict(
             sequence_length=self.sequence_length, burn_in=self.burn_in, state_init=self.state_init
@@ -153,7 +164,6 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
 
     def _create_aliases(self) -> None:
         self.actor = self.policy.actor
-        self.actor_target = self.policy.actor_target
         self.critic = self.policy.critic
         self.critic_target = self.policy.critic_target
 
@@ -162,7 +172,7 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
-        # Asked in the random warm-up too: its steps are replayed with the memory they were made with
+        # The policy is asked in the random warm-up too: its steps are replayed with the memory they were made with
         assert self._last_obs is not None, "self._last_obs was not set"
         buffer_action, self._staged_lstm_states = self.policy.act(
             self._last_obs,
@@ -170,7 +180,7 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
             self._last_previous_actions,
             self._last_episode_starts,
         )
-        if self.num_timesteps < learning_starts:
+        if self.num_timesteps < learning_starts and not (self.use_sde and self.use_sde_at_warmup):
             unscaled_action = np.array([self.action_space.sample() for _ in range(n_envs)])
             buffer_action = self.policy.scale_action(unscaled_action)
         if action_noise is not None:
@@ -274,7 +284,7 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
         super()._update_learning_rate(optimizers)
         for optimizer in optimizers if isinstance(optimizers, list) else [optimizers]:
             for group in optimizer.param_groups:
-                group["lr"] *= group["lr_scale"]
+                group["lr"] *= group.get("lr_scale", 1.0)
 
     # ------------------------------------------------------------ persistence
 
@@ -311,8 +321,7 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
             self._last_lstm_states, self._last_previous_actions = on_device
 
     def _excluded_save_params(self) -> list[str]:
-        networks = ["actor", "critic", "actor_target", "critic_target"]
-        return [*super()._excluded_save_params(), *networks, "_staged_lstm_states"]
+        return [*super()._excluded_save_params(), "actor", "critic", "critic_target", "_staged_lstm_states"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "actor.optimizer", "critic.optimizer"], []

@@ -10,15 +10,21 @@ Every network reads the history through a memory and the present directly::
 
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.distributions import (
+    CategoricalDistribution,
+    SquashedDiagGaussianDistribution,
+    StateDependentNoiseDistribution,
+)
 from stable_baselines3.common.policies import BaseModel
-from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.preprocessing import get_action_dim, get_flattened_obs_dim
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, create_mlp
 from stable_baselines3.common.type_aliases import PyTorchObs
+from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 from torch import nn
 
 from sb3_recurrent_offpolicy.cores import RecurrentCore
 from sb3_recurrent_offpolicy.preprocessing import map_observation
-from sb3_recurrent_offpolicy.type_aliases import BurnIn, CoreState, RecurrentSequenceSamples
+from sb3_recurrent_offpolicy.type_aliases import ActionLogProbs, BurnIn, CoreState, RecurrentSequenceSamples
 
 
 class HistoryEncoder(BaseModel):
@@ -135,21 +141,18 @@ class Head(nn.Sequential):
         return super().forward(inputs.flatten(end_dim=-2)).unflatten(0, inputs.shape[:-1])
 
 
-class DeterministicActor(BaseModel):
+class RecurrentActor(BaseModel):
     """
-    Deterministic policy with memory, for TD3 and DDPG.
+    What actors share: a memory, and what to say of the actions behind it.
 
     :param encoder: memory of the actor; the critic's, if ``shared_lstm``
-    :param net_arch: hidden layers behind the memory
-    :param activation_fn: activation function
     :param shared_lstm: the memory belongs to the critic, which alone trains it
     """
 
-    def __init__(self, encoder: HistoryEncoder, net_arch: list[int], activation_fn: type[nn.Module], shared_lstm: bool):
+    def __init__(self, encoder: HistoryEncoder, shared_lstm: bool):
         super().__init__(encoder.observation_space, encoder.action_space, normalize_images=encoder.normalize_images)
         self.encoder = encoder
         self.shared_lstm = shared_lstm
-        self.mu = Head(encoder.latent_dim, get_action_dim(self.action_space), net_arch, activation_fn)
 
     def encode(self, samples: RecurrentSequenceSamples, critic_latents: th.Tensor) -> th.Tensor:
         """
@@ -161,29 +164,177 @@ class DeterministicActor(BaseModel):
             return critic_latents.detach()
         return self.encoder.encode(samples, samples.initial_states.pi)
 
-    def forward(self, latents: th.Tensor) -> th.Tensor:
+    def forward(self, latents: th.Tensor, deterministic: bool = False) -> th.Tensor:
+        """
+        :param latents: (B, latent_dim)
+        :param deterministic: the most likely action rather than a sampled one
+        :return: actions as the replay buffer stores them: (B, action_dim) in [-1, 1] for Box, (B,) for Discrete
+        """
+        raise NotImplementedError
+
+
+class DeterministicActor(RecurrentActor):
+    """
+    Deterministic policy, for TD3 and DDPG.
+
+    :param encoder: memory of the actor; the critic's, if ``shared_lstm``
+    :param shared_lstm: the memory belongs to the critic, which alone trains it
+    :param net_arch: hidden layers behind the memory
+    :param activation_fn: activation function
+    """
+
+    def __init__(self, encoder: HistoryEncoder, shared_lstm: bool, net_arch: list[int], activation_fn: type[nn.Module]):
+        super().__init__(encoder, shared_lstm)
+        self.mu = Head(encoder.latent_dim, get_action_dim(self.action_space), net_arch, activation_fn)
+
+    def forward(self, latents: th.Tensor, deterministic: bool = True) -> th.Tensor:
         """
         :param latents: (..., latent_dim)
+        :param deterministic: without effect
         :return: actions in [-1, 1]: (..., action_dim)
         """
         return th.tanh(self.mu(latents))
 
 
-class RecurrentContinuousCritic(BaseModel):
+class SquashedGaussianActor(RecurrentActor):
     """
-    Q-value heads on one memory: Q(m_t, features(o_t), a_t).
+    Gaussian policy squashed by tanh, for SAC with Box actions; the distributions are SB3's.
+
+    :param encoder: memory of the actor; the critic's, if ``shared_lstm``
+    :param shared_lstm: the memory belongs to the critic, which alone trains it
+    :param net_arch: hidden layers behind the memory
+    :param activation_fn: activation function
+    :param use_sde: generalized state-dependent exploration (Raffin et al. 2021, gSDE): the noise is a function of the last
+        hidden layer, drawn now and then, one function per environment
+    :param log_std_init: initial value of the log standard deviation with gSDE
+    :param use_expln: ``expln()`` instead of ``exp()`` to get a positive standard deviation with gSDE
+    :param clip_mean: clip the mean before tanh to this absolute value with gSDE; 0 not to
+    """
+
+    action_dist: SquashedDiagGaussianDistribution | StateDependentNoiseDistribution
+    mu: nn.Module
+    log_std: nn.Module | nn.Parameter
+
+    def __init__(
+        self,
+        encoder: HistoryEncoder,
+        shared_lstm: bool,
+        net_arch: list[int],
+        activation_fn: type[nn.Module],
+        use_sde: bool,
+        log_std_init: float,
+        use_expln: bool,
+        clip_mean: float,
+    ):
+        super().__init__(encoder, shared_lstm)
+        action_dim = get_action_dim(self.action_space)
+        self.latent_pi = Head(encoder.latent_dim, -1, net_arch, activation_fn)
+        last_layer_dim = net_arch[-1] if net_arch else encoder.latent_dim
+        self.use_sde = use_sde
+        if use_sde:
+            self.action_dist = StateDependentNoiseDistribution(
+                action_dim, use_expln=use_expln, learn_features=True, squash_output=True
+            )
+            self.mu, self.log_std = self.action_dist.proba_distribution_net(last_layer_dim, log_std_init)
+            if clip_mean > 0.0:
+                self.mu = nn.Sequential(self.mu, nn.Hardtanh(min_val=-clip_mean, max_val=clip_mean))
+        else:
+            self.action_dist = SquashedDiagGaussianDistribution(action_dim)
+            self.mu = nn.Linear(last_layer_dim, action_dim)
+            self.log_std = nn.Linear(last_layer_dim, action_dim)
+
+    def reset_noise(self, batch_size: int = 1) -> None:
+        """
+        Draw new noise functions, with gSDE.
+
+        :param batch_size: how many: one per environment to act, one to learn
+        """
+        assert isinstance(self.action_dist, StateDependentNoiseDistribution), "reset_noise() is only available with gSDE"
+        self.action_dist.sample_weights(self.log_std, batch_size=batch_size)  # type: ignore[arg-type]
+
+    def get_std(self) -> th.Tensor:
+        """
+        :return: standard deviations of the noise function's weights with gSDE, (last layer, action_dim); SB3 logs their mean
+        """
+        assert isinstance(self.action_dist, StateDependentNoiseDistribution), "get_std() is only available with gSDE"
+        return self.action_dist.get_std(self.log_std)  # type: ignore[arg-type]
+
+    def _distribution_parameters(self, latents: th.Tensor) -> tuple[th.Tensor, th.Tensor, dict[str, th.Tensor]]:
+        """Mean, log standard deviation and what gSDE needs besides, of (B, latent_dim) latents."""
+        latent_pi = self.latent_pi(latents)
+        if self.use_sde:
+            return self.mu(latent_pi), self.log_std, {"latent_sde": latent_pi}  # type: ignore[return-value]
+        return self.mu(latent_pi), self.log_std(latent_pi).clamp(LOG_STD_MIN, LOG_STD_MAX), {}  # type: ignore[operator]
+
+    def forward(self, latents: th.Tensor, deterministic: bool = False) -> th.Tensor:
+        mean_actions, log_std, kwargs = self._distribution_parameters(latents)
+        return self.action_dist.actions_from_params(mean_actions, log_std, deterministic=deterministic, **kwargs)
+
+    def action_log_prob(self, latents: th.Tensor) -> ActionLogProbs:
+        """
+        :param latents: (T, B, latent_dim)
+        :return: one sampled action per step
+        """
+        # The distributions know one batch axis, and noise functions by environment must not meet time there
+        mean_actions, log_std, kwargs = self._distribution_parameters(latents.flatten(end_dim=1))
+        actions, log_probs = self.action_dist.log_prob_from_params(mean_actions, log_std, **kwargs)
+        sizes = latents.shape[:2]
+        log_probs = log_probs.unflatten(0, sizes).unsqueeze(-1)
+        return ActionLogProbs(actions.unflatten(0, sizes), log_probs, th.ones_like(log_probs))
+
+
+class CategoricalActor(RecurrentActor):
+    """
+    Categorical policy, for SAC with Discrete actions.
+
+    :param encoder: memory of the actor; the critic's, if ``shared_lstm``
+    :param shared_lstm: the memory belongs to the critic, which alone trains it
+    :param net_arch: hidden layers behind the memory
+    :param activation_fn: activation function
+    """
+
+    def __init__(self, encoder: HistoryEncoder, shared_lstm: bool, net_arch: list[int], activation_fn: type[nn.Module]):
+        super().__init__(encoder, shared_lstm)
+        n_actions = get_flattened_obs_dim(self.action_space)
+        self.action_dist = CategoricalDistribution(n_actions)
+        self.logits = Head(encoder.latent_dim, n_actions, net_arch, activation_fn)
+
+    def forward(self, latents: th.Tensor, deterministic: bool = False) -> th.Tensor:
+        return self.action_dist.actions_from_params(self.logits(latents), deterministic=deterministic)
+
+    def action_log_prob(self, latents: th.Tensor) -> ActionLogProbs:
+        """
+        :param latents: (T, B, latent_dim)
+        :return: every action, with its probability
+        """
+        log_probs = th.log_softmax(self.logits(latents), dim=-1)
+        return ActionLogProbs(None, log_probs, log_probs.exp())
+
+
+class RecurrentCritic(BaseModel):
+    """
+    What critics share: Q-value heads on one memory.
 
     :param encoder: memory of the critic
+    :param input_dim: number of inputs of each head
+    :param output_dim: number of outputs of each head
     :param net_arch: hidden layers of each head
     :param activation_fn: activation function
     :param n_critics: number of heads
     """
 
-    def __init__(self, encoder: HistoryEncoder, net_arch: list[int], activation_fn: type[nn.Module], n_critics: int):
+    def __init__(
+        self,
+        encoder: HistoryEncoder,
+        input_dim: int,
+        output_dim: int,
+        net_arch: list[int],
+        activation_fn: type[nn.Module],
+        n_critics: int,
+    ):
         super().__init__(encoder.observation_space, encoder.action_space, normalize_images=encoder.normalize_images)
         self.encoder = encoder
-        input_dim = encoder.latent_dim + get_action_dim(self.action_space)
-        self.q_networks = nn.ModuleList(Head(input_dim, 1, net_arch, activation_fn) for _ in range(n_critics))
+        self.q_networks = nn.ModuleList(Head(input_dim, output_dim, net_arch, activation_fn) for _ in range(n_critics))
 
     def encode(self, samples: RecurrentSequenceSamples) -> th.Tensor:
         """
@@ -195,11 +346,41 @@ class RecurrentContinuousCritic(BaseModel):
     def forward(self, latents: th.Tensor, actions: th.Tensor) -> tuple[th.Tensor, ...]:
         """
         :param latents: (T, B, latent_dim)
-        :param actions: (T, B, action_dim)
-        :return: the value of each head: (T, B)
+        :param actions: actions as the replay buffer stores them: (T, B, action_dim)
+        :return: their value, by each head: (T, B)
         """
+        raise NotImplementedError
+
+    def policy_values(self, latents: th.Tensor, policy: ActionLogProbs) -> tuple[th.Tensor, ...]:
+        """
+        :param latents: (T, B, latent_dim)
+        :param policy: actions that a policy considers there
+        :return: their values, by each head: (T, B, N)
+        """
+        raise NotImplementedError
+
+
+class RecurrentContinuousCritic(RecurrentCritic):
+    """
+    Q(m_t, features(o_t), a_t).
+
+    :param encoder: memory of the critic
+    :param net_arch: hidden layers of each head
+    :param activation_fn: activation function
+    :param n_critics: number of heads
+    """
+
+    def __init__(self, encoder: HistoryEncoder, net_arch: list[int], activation_fn: type[nn.Module], n_critics: int):
+        input_dim = encoder.latent_dim + get_action_dim(encoder.action_space)
+        super().__init__(encoder, input_dim, 1, net_arch, activation_fn, n_critics)
+
+    def forward(self, latents: th.Tensor, actions: th.Tensor) -> tuple[th.Tensor, ...]:
         inputs = th.cat([latents, actions], dim=-1)
         return tuple(q_network(inputs).squeeze(-1) for q_network in self.q_networks)
+
+    def policy_values(self, latents: th.Tensor, policy: ActionLogProbs) -> tuple[th.Tensor, ...]:
+        assert policy.actions is not None, "the values of all actions of a continuous space cannot be enumerated"
+        return tuple(values.unsqueeze(-1) for values in self(latents, policy.actions))
 
     def q1_forward(self, latents: th.Tensor, actions: th.Tensor) -> th.Tensor:
         """
@@ -208,3 +389,24 @@ class RecurrentContinuousCritic(BaseModel):
         :return: the value of the first head only: (T, B)
         """
         return self.q_networks[0](th.cat([latents, actions], dim=-1)).squeeze(-1)
+
+
+class RecurrentDiscreteCritic(RecurrentCritic):
+    """
+    Q(m_t, features(o_t), .), one output per action.
+
+    :param encoder: memory of the critic
+    :param net_arch: hidden layers of each head
+    :param activation_fn: activation function
+    :param n_critics: number of heads
+    """
+
+    def __init__(self, encoder: HistoryEncoder, net_arch: list[int], activation_fn: type[nn.Module], n_critics: int):
+        n_actions = get_flattened_obs_dim(encoder.action_space)
+        super().__init__(encoder, encoder.latent_dim, n_actions, net_arch, activation_fn, n_critics)
+
+    def forward(self, latents: th.Tensor, actions: th.Tensor) -> tuple[th.Tensor, ...]:
+        return tuple(q_network(latents).gather(-1, actions.long()).squeeze(-1) for q_network in self.q_networks)
+
+    def policy_values(self, latents: th.Tensor, policy: ActionLogProbs) -> tuple[th.Tensor, ...]:
+        return tuple(q_network(latents) for q_network in self.q_networks)

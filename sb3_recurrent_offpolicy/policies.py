@@ -2,7 +2,8 @@
 
 import copy
 from functools import partialmethod
-from typing import Any
+from itertools import chain
+from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
@@ -20,14 +21,23 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
 from sb3_recurrent_offpolicy.cores import GRUCore, LSTMCore, NoCore, RecurrentCore
-from sb3_recurrent_offpolicy.networks import DeterministicActor, HistoryEncoder, RecurrentContinuousCritic
+from sb3_recurrent_offpolicy.networks import (
+    CategoricalActor,
+    DeterministicActor,
+    HistoryEncoder,
+    RecurrentActor,
+    RecurrentContinuousCritic,
+    RecurrentCritic,
+    RecurrentDiscreteCritic,
+    SquashedGaussianActor,
+)
 from sb3_recurrent_offpolicy.preprocessing import encode_actions
 from sb3_recurrent_offpolicy.type_aliases import CoreState, RNNStates
 
 
-class RecurrentTD3Policy(BasePolicy):
+class RecurrentActorCriticPolicy(BasePolicy):
     """
-    Policy (actor and critic, each with its memory, and their targets) for RecurrentTD3 and RecurrentDDPG.
+    Actor and critic, each with its memory, and their targets: what the actor-critic algorithms share.
 
     Whatever actor and critic share is trained by the critic loss alone: training a memory with both losses fails (Ni et al.
     2022; Yang & Nguyen 2021).
@@ -59,15 +69,16 @@ class RecurrentTD3Policy(BasePolicy):
         far below 1: a small change of weights moves a long unroll a lot (Luo et al. 2024, RESeL: 1e-5 against 3e-4)
     """
 
-    actor: DeterministicActor
-    actor_target: DeterministicActor
-    critic: RecurrentContinuousCritic
-    critic_target: RecurrentContinuousCritic
+    actor: RecurrentActor
+    critic: RecurrentCritic
+    critic_target: RecurrentCritic
+    # Networks that a slowly moving copy follows, critic last
+    followed: ClassVar[tuple[str, ...]] = ("critic",)
 
     def __init__(
         self,
         observation_space: spaces.Space,
-        action_space: spaces.Box,
+        action_space: spaces.Space,
         lr_schedule: Schedule,
         net_arch: list[int] | dict[str, list[int]] | None = None,
         activation_fn: type[nn.Module] = nn.ReLU,
@@ -107,7 +118,7 @@ class RecurrentTD3Policy(BasePolicy):
             features_extractor_kwargs=features_extractor_kwargs,
             optimizer_class=optimizer_class,
             optimizer_kwargs=optimizer_kwargs,
-            squash_output=True,
+            squash_output=isinstance(action_space, spaces.Box),
             normalize_images=normalize_images,
         )
         self.net_arch = [128, 128] if net_arch is None else net_arch
@@ -138,24 +149,30 @@ class RecurrentTD3Policy(BasePolicy):
                 extractor if shared else self.make_features_extractor(), self.core_class, detach_features=shared
             )
 
-        self.actor = DeterministicActor(actor_encoder, actor_arch, self.activation_fn, self.shared_lstm)
-        self.critic = RecurrentContinuousCritic(critic_encoder, critic_arch, self.activation_fn, self.n_critics)
+        self.actor = self._make_actor(actor_encoder, actor_arch)
+        self.critic = self._make_critic(critic_encoder, critic_arch)
         # Copied together, so that what they share is shared by the targets too
-        self.actor_target, self.critic_target = copy.deepcopy((self.actor, self.critic))
-        for target in (self.actor_target, self.critic_target):
+        online = [getattr(self, name) for name in self.followed]
+        targets = copy.deepcopy(online)
+        for name, target in zip(self.followed, targets, strict=True):
             target.requires_grad_(False)
             target.set_training_mode(False)
+            setattr(self, f"{name}_target", target)
 
         # Once each, however many networks share them; in the same order for both
-        self._online: list[th.Tensor] = list(dict.fromkeys([*self.actor.parameters(), *self.critic.parameters()]))
-        self._targets: list[th.Tensor] = list(
-            dict.fromkeys([*self.actor_target.parameters(), *self.critic_target.parameters()])
-        )
+        self._online: list[th.Tensor] = list(dict.fromkeys(chain.from_iterable(map(nn.Module.parameters, online))))
+        self._targets: list[th.Tensor] = list(dict.fromkeys(chain.from_iterable(map(nn.Module.parameters, targets))))
 
         critic_parameters = set(self.critic.parameters())
         own_parameters = [parameter for parameter in self.actor.parameters() if parameter not in critic_parameters]
         self.actor.optimizer = self._make_optimizer(own_parameters, self.actor.encoder.core, lr_schedule)
         self.critic.optimizer = self._make_optimizer(list(self.critic.parameters()), critic_encoder.core, lr_schedule)
+
+    def _make_actor(self, encoder: HistoryEncoder, net_arch: list[int]) -> RecurrentActor:
+        raise NotImplementedError
+
+    def _make_critic(self, encoder: HistoryEncoder, net_arch: list[int]) -> RecurrentCritic:
+        return RecurrentContinuousCritic(encoder, net_arch, self.activation_fn, self.n_critics)
 
     def make_encoder(
         self, features_extractor: BaseFeaturesExtractor, core_class: type[RecurrentCore], detach_features: bool = False
@@ -229,16 +246,17 @@ class RecurrentTD3Policy(BasePolicy):
         :param tau: 0 leaves the targets, 1 copies
         """
         th._foreach_lerp_(self._targets, self._online, tau)
-        for network, target in ((self.actor, self.actor_target), (self.critic, self.critic_target)):
-            for buffer, target_buffer in zip(network.buffers(), target.buffers(), strict=True):
+        for name in self.followed:
+            buffers, target_buffers = getattr(self, name).buffers(), getattr(self, f"{name}_target").buffers()
+            for buffer, target_buffer in zip(buffers, target_buffers, strict=True):
                 target_buffer.copy_(buffer)
 
     # ----------------------------------------------------------------- acting
 
     @property
     def device(self) -> th.device:
-        """Device of the actor. BaseModel looks it up by walking all modules, which costs as much as a layer at every step."""
-        return self.actor.mu[-1].weight.device  # type: ignore[return-value]
+        """Device of the networks. BaseModel looks it up by walking all modules, which costs as much as a layer."""
+        return self._online[0].device
 
     def initial_states(self, n_envs: int) -> RNNStates:
         """
@@ -263,13 +281,13 @@ class RecurrentTD3Policy(BasePolicy):
         :param observation: (n_envs, *obs), or a dict of them
         :param lstm_states: memories before the step, zero where an episode starts
         :param previous_actions: encoded actions of the step before, (n_envs, A), zero where an episode starts
-        :param deterministic: without effect, this policy is deterministic
-        :return: actions in [-1, 1] and the memories after the step
+        :param deterministic: the most likely action rather than a sampled one
+        :return: actions as the replay buffer stores them, in [-1, 1] for Box, and the memories after the step
         """
         actor, critic = self.actor.encoder, self.critic.encoder
         inputs, features = actor.inputs(observation, previous_actions)
         latents, pi = actor.step(inputs, features, lstm_states.pi)
-        actions = self.actor(latents)
+        actions = self.actor(latents, deterministic)
         if self.shared_lstm:
             return actions, RNNStates(pi, pi)
         if critic.features_extractor is not actor.features_extractor:
@@ -282,7 +300,7 @@ class RecurrentTD3Policy(BasePolicy):
     ) -> tuple[th.Tensor, CoreState]:
         encoder = self.actor.encoder
         latents, state = encoder.step(*encoder.inputs(observation, previous_actions), state)
-        return self.actor(latents), state
+        return self.actor(latents, deterministic), state
 
     @th.inference_mode()
     def act(
@@ -299,7 +317,7 @@ class RecurrentTD3Policy(BasePolicy):
         :param lstm_states: memories before the step
         :param previous_actions: encoded actions of the step before, (n_envs, A)
         :param episode_starts: (n_envs,), forget memory and previous action there
-        :return: actions as the network gives them, in [-1, 1] for Box, and the memories after the step
+        :return: actions as the replay buffer stores them, in [-1, 1] for Box, and the memories after the step
         """
         observation_tensor, _ = self.obs_to_tensor(observation)
         if episode_starts.any():
@@ -308,6 +326,20 @@ class RecurrentTD3Policy(BasePolicy):
             (previous_actions,) = self._forget((previous_actions,), episode_starts)
         actions, lstm_states = self.forward(observation_tensor, lstm_states, previous_actions)
         return actions.cpu().numpy(), lstm_states
+
+    def scale_action(self, action: np.ndarray) -> np.ndarray:
+        """
+        :param action: as the environment takes it
+        :return: as the replay buffer stores it: Box actions in [-1, 1], others as they are
+        """
+        return super().scale_action(action) if isinstance(self.action_space, spaces.Box) else action
+
+    def unscale_action(self, scaled_action: np.ndarray) -> np.ndarray:
+        """
+        :param scaled_action: as the replay buffer stores it
+        :return: as the environment takes it
+        """
+        return super().unscale_action(scaled_action) if isinstance(self.action_space, spaces.Box) else scaled_action
 
     def predict(
         self,
@@ -348,11 +380,9 @@ class RecurrentTD3Policy(BasePolicy):
             tensors = tuple(th.as_tensor(array, dtype=th.float32, device=device) for array in state)
             *core_state, previous_actions = self._forget(tensors, episode_starts)
             actions, new_state = self._predict(observation_tensor, tuple(core_state), previous_actions[0], deterministic)
-            new_previous_actions = encode_actions(actions, self.action_space)[None]
+            new_previous_actions = encode_actions(actions.reshape(n_envs, -1), self.action_space)[None]
 
-        unscaled = actions.cpu().numpy().reshape((-1, *self.action_space.shape))  # type: ignore[misc]
-        if isinstance(self.action_space, spaces.Box):
-            unscaled = self.unscale_action(unscaled)
+        unscaled = self.unscale_action(actions.cpu().numpy().reshape((-1, *self.action_space.shape)))  # type: ignore[misc]
         if not vectorized_env:
             unscaled = unscaled.squeeze(axis=0)
         return unscaled, tuple(array.cpu().numpy() for array in (*new_state, new_previous_actions))
@@ -384,6 +414,19 @@ class RecurrentTD3Policy(BasePolicy):
         return tuple(array.masked_fill(th.as_tensor(episode_starts[:, None], device=array.device), 0.0) for array in state)
 
 
+class RecurrentTD3Policy(RecurrentActorCriticPolicy):
+    """Policy for RecurrentTD3 and RecurrentDDPG; parameters as for :class:`RecurrentActorCriticPolicy`."""
+
+    actor: DeterministicActor
+    actor_target: DeterministicActor
+    critic: RecurrentContinuousCritic
+    critic_target: RecurrentContinuousCritic
+    followed = ("actor", "critic")
+
+    def _make_actor(self, encoder: HistoryEncoder, net_arch: list[int]) -> DeterministicActor:
+        return DeterministicActor(encoder, self.shared_lstm, net_arch, self.activation_fn)
+
+
 class TD3CnnLstmPolicy(RecurrentTD3Policy):
     """As :class:`RecurrentTD3Policy`, for images."""
 
@@ -412,3 +455,86 @@ class TD3MultiInputGruPolicy(RecurrentTD3Policy):
     """As :class:`RecurrentTD3Policy`, for dict observations, remembering with a GRU."""
 
     __init__ = partialmethod(RecurrentTD3Policy.__init__, features_extractor_class=CombinedExtractor, core_class=GRUCore)
+
+
+class RecurrentSACPolicy(RecurrentActorCriticPolicy):
+    """
+    Policy for RecurrentSAC: a squashed Gaussian for Box actions, a categorical policy for Discrete ones.
+
+    :param observation_space: observation space
+    :param action_space: action space
+    :param lr_schedule: learning rate schedule (could be constant)
+    :param use_sde: whether to use generalized state-dependent exploration (gSDE), for Box actions
+    :param log_std_init: initial value of the log standard deviation with gSDE
+    :param use_expln: with gSDE, ``expln()`` instead of ``exp()`` to ensure a positive standard deviation
+    :param clip_mean: with gSDE, clip the mean before tanh to this absolute value
+    :param kwargs: as for :class:`RecurrentActorCriticPolicy`
+    """
+
+    actor: SquashedGaussianActor | CategoricalActor
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        lr_schedule: Schedule,
+        use_sde: bool = False,
+        log_std_init: float = -3,
+        use_expln: bool = False,
+        clip_mean: float = 2.0,
+        **kwargs: Any,
+    ):
+        self.sde_kwargs = dict(use_sde=use_sde, log_std_init=log_std_init, use_expln=use_expln, clip_mean=clip_mean)
+        super().__init__(observation_space, action_space, lr_schedule, **kwargs)
+
+    def _make_actor(self, encoder: HistoryEncoder, net_arch: list[int]) -> SquashedGaussianActor | CategoricalActor:
+        if isinstance(self.action_space, spaces.Discrete):
+            return CategoricalActor(encoder, self.shared_lstm, net_arch, self.activation_fn)
+        return SquashedGaussianActor(encoder, self.shared_lstm, net_arch, self.activation_fn, **self.sde_kwargs)  # type: ignore[arg-type]
+
+    def _make_critic(self, encoder: HistoryEncoder, net_arch: list[int]) -> RecurrentCritic:
+        if isinstance(self.action_space, spaces.Discrete):
+            return RecurrentDiscreteCritic(encoder, net_arch, self.activation_fn, self.n_critics)
+        return super()._make_critic(encoder, net_arch)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return super()._get_constructor_parameters() | self.sde_kwargs
+
+    def reset_noise(self, batch_size: int = 1) -> None:
+        """
+        Draw new noise functions, with gSDE.
+
+        :param batch_size: one per environment
+        """
+        assert isinstance(self.actor, SquashedGaussianActor), "gSDE is for Box actions"
+        self.actor.reset_noise(batch_size=batch_size)
+
+
+class SACCnnLstmPolicy(RecurrentSACPolicy):
+    """As :class:`RecurrentSACPolicy`, for images."""
+
+    __init__ = partialmethod(RecurrentSACPolicy.__init__, features_extractor_class=NatureCNN)
+
+
+class SACMultiInputLstmPolicy(RecurrentSACPolicy):
+    """As :class:`RecurrentSACPolicy`, for dict observations."""
+
+    __init__ = partialmethod(RecurrentSACPolicy.__init__, features_extractor_class=CombinedExtractor)
+
+
+class SACMlpGruPolicy(RecurrentSACPolicy):
+    """As :class:`RecurrentSACPolicy`, remembering with a GRU."""
+
+    __init__ = partialmethod(RecurrentSACPolicy.__init__, core_class=GRUCore)
+
+
+class SACCnnGruPolicy(RecurrentSACPolicy):
+    """As :class:`RecurrentSACPolicy`, for images, remembering with a GRU."""
+
+    __init__ = partialmethod(RecurrentSACPolicy.__init__, features_extractor_class=NatureCNN, core_class=GRUCore)
+
+
+class SACMultiInputGruPolicy(RecurrentSACPolicy):
+    """As :class:`RecurrentSACPolicy`, for dict observations, remembering with a GRU."""
+
+    __init__ = partialmethod(RecurrentSACPolicy.__init__, features_extractor_class=CombinedExtractor, core_class=GRUCore)

@@ -10,6 +10,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
 from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
+from sb3_recurrent_offpolicy.networks import DeterministicActor, RecurrentContinuousCritic
 from sb3_recurrent_offpolicy.policies import (
     RecurrentTD3Policy,
     TD3CnnGruPolicy,
@@ -69,6 +70,12 @@ class RecurrentTD3(RecurrentOffPolicyAlgorithm):
     :param max_grad_norm: clip the gradients of actor and critic to this norm each, None not to
     :param _init_setup_model: whether or not to build the network at the creation of the instance
     """
+
+    policy: RecurrentTD3Policy
+    actor: DeterministicActor
+    actor_target: DeterministicActor
+    critic: RecurrentContinuousCritic
+    critic_target: RecurrentContinuousCritic
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "MlpLstmPolicy": RecurrentTD3Policy,
@@ -151,6 +158,10 @@ class RecurrentTD3(RecurrentOffPolicyAlgorithm):
         if _init_setup_model:
             self._setup_model()
 
+    def _create_aliases(self) -> None:
+        super()._create_aliases()
+        self.actor_target = self.policy.actor_target
+
     def train(self, gradient_steps: int, batch_size: int = 16) -> None:
         # Switch to train mode (this affects batch norm / dropout)
         self.policy.set_training_mode(True)
@@ -228,3 +239,6 @@ class RecurrentTD3(RecurrentOffPolicyAlgorithm):
             reset_num_timesteps=reset_num_timesteps,
             progress_bar=progress_bar,
         )
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "actor_target"]

@@ -1,4 +1,4 @@
-"""The two shapes that data takes on its way through the package: memory states and sampled sequences."""
+"""The shapes that data takes on its way through the package: memory states, sampled sequences, what a policy would do."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ import torch as th
 from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3.common.type_aliases import PyTorchObs
 
-__all__ = ["BurnIn", "CoreState", "RNNStates", "RecurrentSequenceSamples"]
+__all__ = ["ActionLogProbs", "BurnIn", "CoreState", "RNNStates", "RecurrentSequenceSamples"]
 
 # State of one recurrent core: any number of tensors (n_layers, batch, hidden); (h, c) for an LSTM, (h,) for a GRU
 CoreState = tuple[th.Tensor, ...]
@@ -49,3 +49,33 @@ class RecurrentSequenceSamples(NamedTuple):
     """(B,) importance weights, ones for uniform replay"""
     indices: np.ndarray
     """(B,) identity of each sequence: time index of its first step * n_envs + environment"""
+
+
+class ActionLogProbs(NamedTuple):
+    """
+    The N actions that a stochastic policy considers at each step: one sampled (N = 1), or every one of a discrete space.
+
+    Either way the expectation under the policy is ``(probs * values).sum(-1)``: an estimate of it, or its exact value.
+    """
+
+    actions: th.Tensor | None
+    """The sampled action, (T, B, action_dim); None where every action is considered"""
+    log_probs: th.Tensor
+    """(T, B, N)"""
+    probs: th.Tensor
+    """(T, B, N): their weights in the expectation. Probabilities if every action is considered, 1 for a sampled one"""
+
+    def steps(self, selected: slice) -> "ActionLogProbs":
+        """
+        :param selected: part of the time axis
+        :return: the same for these steps
+        """
+        actions = None if self.actions is None else self.actions[selected]
+        return ActionLogProbs(actions, self.log_probs[selected], self.probs[selected])
+
+    def expectation(self, values: th.Tensor) -> th.Tensor:
+        """
+        :param values: (T, B, N)
+        :return: their mean under the policy, (T, B)
+        """
+        return (self.probs * values).sum(dim=-1)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_recurrent_offpolicy.ddpg import RecurrentDDPG
+from sb3_recurrent_offpolicy.sac import RecurrentSAC
 from sb3_recurrent_offpolicy.td3 import RecurrentTD3
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
     "recurrent_ddpg": RecurrentDDPG,
+    "recurrent_sac": RecurrentSAC,
     "recurrent_td3": RecurrentTD3,
 }
 
@@ -42,8 +44,8 @@ def register(module: ModuleType) -> None:
         module.ALGOS.setdefault(name, algorithm)
     if not hasattr(module, "ExperimentManager"):
         return
-    for name in ALGORITHMS:
-        module.HYPERPARAMS_SAMPLER.setdefault(name, sample_recurrent_td3_params)
+    for name, sample in SEARCH_SPACES.items():
+        module.HYPERPARAMS_SAMPLER.setdefault(name, sample)
         module.HYPERPARAMS_CONVERTER.setdefault(name, convert_recurrent_params)
     _ship_hyperparams(module.ExperimentManager)
 
@@ -64,6 +66,19 @@ def _ship_hyperparams(manager: Any) -> None:
     manager.read_hyperparameters = read_hyperparameters
 
 
+def _suggest_shared(trial: "optuna.Trial") -> None:
+    trial.suggest_float("one_minus_gamma", 0.003, 0.1, log=True)
+    trial.suggest_float("learning_rate", 1e-4, 2e-3, log=True)
+    trial.suggest_int("batch_size_pow", 3, 6)
+    trial.suggest_int("sequence_length_pow", 3, 7)
+    trial.suggest_categorical("burn_in_fraction", [0.0, 0.5])
+    trial.suggest_int("train_freq", 1, 8)
+    trial.suggest_float("tau", 0.002, 0.05, log=True)
+    trial.suggest_int("n_steps", 1, 10, log=True)
+    trial.suggest_float("memory_lr_scale", 0.03, 1.0, log=True)
+    trial.suggest_int("lstm_hidden_size_pow", 5, 8)
+
+
 def sample_recurrent_td3_params(
     trial: "optuna.Trial", n_actions: int, n_envs: int, additional_args: dict[str, Any]
 ) -> dict[str, Any]:
@@ -78,17 +93,8 @@ def sample_recurrent_td3_params(
     """
     from stable_baselines3.common.noise import NormalActionNoise
 
-    trial.suggest_float("one_minus_gamma", 0.003, 0.1, log=True)
-    trial.suggest_float("learning_rate", 1e-4, 2e-3, log=True)
-    trial.suggest_int("batch_size_pow", 3, 6)
-    trial.suggest_int("sequence_length_pow", 3, 7)
-    trial.suggest_categorical("burn_in_fraction", [0.0, 0.5])
-    trial.suggest_int("train_freq", 1, 8)
-    trial.suggest_float("tau", 0.002, 0.05, log=True)
-    trial.suggest_int("n_steps", 1, 10, log=True)
+    _suggest_shared(trial)
     trial.suggest_float("preactivation_penalty", 1e-4, 0.1, log=True)
-    trial.suggest_float("memory_lr_scale", 0.03, 1.0, log=True)
-    trial.suggest_int("lstm_hidden_size_pow", 5, 8)
     noise_std = trial.suggest_float("noise_std", 0.05, 0.5)
 
     hyperparams = convert_recurrent_params(trial.params)
@@ -97,9 +103,34 @@ def sample_recurrent_td3_params(
     return hyperparams
 
 
+def sample_recurrent_sac_params(
+    trial: "optuna.Trial", n_actions: int, n_envs: int, additional_args: dict[str, Any]
+) -> dict[str, Any]:
+    """
+    Search space of RecurrentSAC for ``rl_zoo3.train -optimize``.
+
+    :param trial: the Optuna trial
+    :param n_actions: number of action dimensions
+    :param n_envs: number of environments
+    :param additional_args: what RL Zoo tells about hindsight replay, which recurrent replay excludes
+    :return: keyword arguments of the algorithm
+    """
+    _suggest_shared(trial)
+    trial.suggest_categorical("ent_coef", ["auto_1.0", "auto_0.1", "auto_0.01"])
+    trial.suggest_categorical("target_entropy", ["auto", "auto_0.5", "auto_0.25"])
+    return convert_recurrent_params(trial.params)
+
+
+SEARCH_SPACES = {
+    "recurrent_ddpg": sample_recurrent_td3_params,
+    "recurrent_sac": sample_recurrent_sac_params,
+    "recurrent_td3": sample_recurrent_td3_params,
+}
+
+
 def convert_recurrent_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     """
-    :param sampled_params: what a trial of :func:`sample_recurrent_td3_params` drew
+    :param sampled_params: what a trial drew from one of the search spaces
     :return: the same as entries of a hyper-parameter file
     """
     hyperparams = sampled_params.copy()
@@ -107,7 +138,8 @@ def convert_recurrent_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     hyperparams["batch_size"] = 2 ** hyperparams.pop("batch_size_pow")
     hyperparams["sequence_length"] = 2 ** hyperparams.pop("sequence_length_pow")
     hyperparams["burn_in"] = int(hyperparams.pop("burn_in_fraction") * hyperparams["sequence_length"])
-    hyperparams["noise_type"] = "normal"
+    if "noise_std" in hyperparams:
+        hyperparams["noise_type"] = "normal"
     hyperparams["policy_kwargs"] = {
         "lstm_hidden_size": 2 ** hyperparams.pop("lstm_hidden_size_pow"),
         "memory_lr_scale": hyperparams.pop("memory_lr_scale"),

@@ -46,12 +46,13 @@ class RecallEnv(gym.Env):
 
     :param length: steps per episode, ended by a time limit
     :param reward_factor: size of the rewards
+    :param discrete: two actions, -0.6 and +0.6
     """
 
-    def __init__(self, length: int = 6, reward_factor: float = 1.0):
+    def __init__(self, length: int = 6, reward_factor: float = 1.0, discrete: bool = False):
         self.reward_factor = reward_factor
         self.observation_space = spaces.Box(-1, 1, (1,), np.float32)
-        self.action_space = spaces.Box(-1, 1, (1,), np.float32)
+        self.action_space = spaces.Discrete(2) if discrete else spaces.Box(-1, 1, (1,), np.float32)
         self.length = length
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -62,5 +63,6 @@ class RecallEnv(gym.Env):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         self.time += 1
-        reward = -self.reward_factor * float((action[0] - self.cue) ** 2)
+        value = action[0] if isinstance(self.action_space, spaces.Box) else (-0.6, 0.6)[action]
+        reward = -self.reward_factor * float((value - self.cue) ** 2)
         return np.zeros(1, dtype=np.float32), reward, False, self.time >= self.length, {}

@@ -22,8 +22,10 @@ from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckA
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecNormalize
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
-from sb3_recurrent_offpolicy import RecurrentDDPG, RecurrentTD3
+from sb3_recurrent_offpolicy import RecurrentDDPG, RecurrentSAC, RecurrentTD3
+from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
 from sb3_recurrent_offpolicy.buffers import RecurrentSequenceReplayBuffer
+from sb3_recurrent_offpolicy.preprocessing import encode_actions
 from sb3_recurrent_offpolicy.type_aliases import RNNStates
 from tests.envs import RandomEnv, RecallEnv
 from tests.recorder import ACTION_SPACE, OBSERVATION_SPACE
@@ -40,19 +42,19 @@ KWARGS: dict[str, Any] = dict(
 )
 
 
-def random_envs(n_envs: int, lengths: tuple[int, ...] = (7, 1, 12, 5)) -> VecEnv:
-    return make_vec_env(lambda: RandomEnv(OBSERVATION_SPACE, ACTION_SPACE, lengths), n_envs=n_envs, seed=0)
+def random_envs(n_envs: int, lengths: tuple[int, ...] = (7, 1, 12, 5), action_space: spaces.Space = ACTION_SPACE) -> VecEnv:
+    return make_vec_env(lambda: RandomEnv(OBSERVATION_SPACE, action_space, lengths), n_envs=n_envs, seed=0)
 
 
 def noise(n_actions: int = 3) -> NormalActionNoise:
     return NormalActionNoise(np.zeros(n_actions), 0.3 * np.ones(n_actions))
 
 
-def model_on(env: VecEnv, algorithm: type[RecurrentTD3] = RecurrentTD3, **kwargs: Any) -> RecurrentTD3:
+def model_on(env: VecEnv, algorithm: type[RecurrentOffPolicyAlgorithm] = RecurrentTD3, **kwargs: Any) -> Any:
     return algorithm("MlpLstmPolicy", env, **KWARGS | kwargs)
 
 
-def replayed_states(model: RecurrentTD3, env: int, n_steps: int) -> list[RNNStates]:
+def replayed_states(model: Any, env: int, n_steps: int) -> list[RNNStates]:
     """Memory before each step as it follows from the stored observations, actions and episode starts alone."""
     buffer, policy = model.replay_buffer, model.policy
     states, found = policy.initial_states(1), []
@@ -60,7 +62,9 @@ def replayed_states(model: RecurrentTD3, env: int, n_steps: int) -> list[RNNStat
         starts = buffer.episode_steps[t, env] == 0
         if starts:
             states = policy.initial_states(1)
-        previous = th.zeros(1, 3) if starts else th.as_tensor(buffer.actions[t - 1, env][None])
+        previous = (
+            th.zeros(1, 3) if starts else encode_actions(th.as_tensor(buffer.actions[t - 1, env][None]), model.action_space)
+        )
         found.append(states)
         with th.no_grad():
             _, states = policy(th.as_tensor(buffer.observations[t, env][None]), states, previous)
@@ -69,18 +73,24 @@ def replayed_states(model: RecurrentTD3, env: int, n_steps: int) -> list[RNNStat
 
 @pytest.mark.parametrize("n_envs", [1, 3])
 @pytest.mark.parametrize("policy_kwargs", [{}, dict(n_lstm_layers=2), dict(shared_lstm=True, enable_critic_lstm=False)])
-@pytest.mark.parametrize("algorithm", [RecurrentTD3, RecurrentDDPG])
+@pytest.mark.parametrize(
+    ("algorithm", "action_space"),
+    [(RecurrentTD3, ACTION_SPACE), (RecurrentSAC, ACTION_SPACE), (RecurrentSAC, spaces.Discrete(3))],
+)
 def test_stored_state_is_the_state_used_to_act(
-    n_envs: int, policy_kwargs: dict[str, Any], algorithm: type[RecurrentTD3]
+    n_envs: int,
+    policy_kwargs: dict[str, Any],
+    algorithm: type[RecurrentOffPolicyAlgorithm],
+    action_space: spaces.Space,
 ) -> None:
     """T1, T2, T4: in the random warm-up as after it, over terminations, time limits and a second learn."""
     model = model_on(
-        random_envs(n_envs),
+        random_envs(n_envs, action_space=action_space),
         algorithm,
         learning_starts=15 * n_envs,
         train_freq=1,
         gradient_steps=0,
-        action_noise=noise(),
+        action_noise=noise() if action_space is ACTION_SPACE else None,
         replay_buffer_kwargs=dict(stride=1),
         policy_kwargs=KWARGS["policy_kwargs"] | policy_kwargs,
     )
@@ -98,7 +108,7 @@ def test_stored_state_is_the_state_used_to_act(
         assert (np.abs(expected[~started]).max(axis=1) > 0).all(), "the warm-up advances the memory too"
 
 
-def buffer_row(model: RecurrentTD3, states: RNNStates) -> np.ndarray:
+def buffer_row(model: Any, states: RNNStates) -> np.ndarray:
     arrays = states.pi if model.policy.shared_lstm else (*states.pi, *states.vf)
     return th.cat([array.transpose(0, 1).flatten() for array in arrays]).numpy()
 
@@ -206,9 +216,19 @@ def test_same_seed_same_run() -> None:
         dict(action_noise=OrnsteinUhlenbeckActionNoise(np.zeros(3), 0.3 * np.ones(3))),
     ],
 )
-@pytest.mark.parametrize("algorithm", [RecurrentTD3, RecurrentDDPG])
-def test_run(kwargs: dict[str, Any], algorithm: type[RecurrentTD3]) -> None:
-    model = model_on(random_envs(1), algorithm, **kwargs)
+@pytest.mark.parametrize(
+    ("algorithm", "action_space"),
+    [
+        (RecurrentTD3, ACTION_SPACE),
+        (RecurrentDDPG, ACTION_SPACE),
+        (RecurrentSAC, ACTION_SPACE),
+        (RecurrentSAC, spaces.Discrete(4)),
+    ],
+)
+def test_run(kwargs: dict[str, Any], algorithm: type[RecurrentOffPolicyAlgorithm], action_space: spaces.Space) -> None:
+    if action_space is not ACTION_SPACE:
+        kwargs = kwargs | dict(action_noise=None)
+    model = model_on(random_envs(1, action_space=action_space), algorithm, **kwargs)
     model.learn(60)
     assert model.num_timesteps >= 60
     if kwargs.get("gradient_steps") == 0:
@@ -251,7 +271,7 @@ def test_vec_normalize(kwargs: dict[str, Any]) -> None:
     env = VecNormalize(make_vec_env(lambda: RandomEnv(space, ACTION_SPACE), 2), gamma=0.9)
     model = model_on(env, **kwargs).learn(200)
     assert (model.replay_buffer.observations[:100] >= 5).all(), "stored raw"
-    sampled = model._sample_sequences(64).observations.numpy()  # type: ignore[union-attr]
+    sampled = model._sample_sequences(64).observations.numpy()
     assert np.abs(sampled.mean(axis=(0, 1))).max() < 0.5 and np.abs(sampled).max() < 3
     evaluate_policy(model, env, n_eval_episodes=2, warn=False)
 
@@ -278,22 +298,32 @@ def observation_spaces() -> dict[str, spaces.Space]:
 
 @pytest.mark.parametrize("core", ["Lstm", "Gru"])
 @pytest.mark.parametrize("name", observation_spaces())
+@pytest.mark.parametrize(
+    ("algorithm", "action_space"),
+    [
+        (RecurrentTD3, spaces.Box(np.array([-2.0, 0.0]), np.array([1.0, 5.0]), dtype=np.float64)),
+        (RecurrentSAC, spaces.Box(np.array([-2.0, 0.0]), np.array([1.0, 5.0]), dtype=np.float64)),
+        (RecurrentSAC, spaces.Discrete(3)),
+    ],
+)
 @pytest.mark.parametrize("n_envs", [1, 2])
-def test_observation_spaces_and_policies(core: str, name: str, n_envs: int) -> None:
+def test_observation_spaces_and_policies(
+    core: str, name: str, n_envs: int, algorithm: type[RecurrentOffPolicyAlgorithm], action_space: spaces.Space
+) -> None:
     space = observation_spaces()[name]
-    action_space = spaces.Box(np.array([-2.0, 0.0]), np.array([1.0, 5.0]), dtype=np.float64)
     env = make_vec_env(lambda: RandomEnv(space, action_space), n_envs=n_envs)
-    model = RecurrentTD3(f"{name.split('-')[0]}{core}Policy", env, **KWARGS).learn(30 * n_envs)
+    model: Any = algorithm(f"{name.split('-')[0]}{core}Policy", env, **KWARGS).learn(30 * n_envs)
     assert model._n_updates > 0
     observations: Any = env.reset()
     state = None
     for _ in range(3):
         actions, state = model.predict(observations, state, np.zeros(n_envs, dtype=bool))
-        assert actions.shape == (n_envs, 2) and all(action_space.contains(action.astype(np.float64)) for action in actions)
+        assert actions.shape == (n_envs, *action_space.shape)  # type: ignore[misc]
+        assert all(action_space.contains(action.astype(action_space.dtype)) for action in actions)
         observations, *_ = env.step(actions)
     # One plain observation, as a user without VecEnv has it: images channel-last
     action, state = model.predict(space.sample())
-    assert action.shape == (2,)
+    assert action.shape == action_space.shape
     evaluate_policy(model, env, n_eval_episodes=2, warn=False)
 
 
@@ -311,24 +341,37 @@ def test_policy_kwargs(policy_kwargs: dict[str, Any]) -> None:
     model_on(random_envs(1), policy_kwargs=dict(lstm_hidden_size=5) | policy_kwargs).learn(40)
 
 
+def test_the_users_policy_kwargs_stay_as_they_are() -> None:
+    policy_kwargs = dict(lstm_hidden_size=5)
+    for algorithm in (RecurrentSAC, RecurrentDDPG, RecurrentTD3):
+        model_on(random_envs(1), algorithm, policy_kwargs=policy_kwargs)
+        assert policy_kwargs == dict(lstm_hidden_size=5)
+
+
 def test_names_and_order_are_sb3s() -> None:
     import inspect
 
-    from stable_baselines3 import TD3
+    from stable_baselines3 import SAC, TD3
 
-    theirs = list(inspect.signature(TD3.__init__).parameters)
-    ours = list(inspect.signature(RecurrentTD3.__init__).parameters)
-    assert ours[: len(theirs) - 1] == theirs[:-1] and ours[-1] == theirs[-1] == "_init_setup_model"
-    assert set(inspect.signature(RecurrentDDPG.__init__).parameters) == set(ours)
+    for algorithm, counterpart in ((RecurrentTD3, TD3), (RecurrentSAC, SAC)):
+        theirs = list(inspect.signature(counterpart.__init__).parameters)
+        ours = list(inspect.signature(algorithm.__init__).parameters)
+        assert ours[: len(theirs) - 1] == theirs[:-1] and ours[-1] == theirs[-1] == "_init_setup_model"
+    of_td3 = inspect.signature(RecurrentTD3.__init__).parameters
+    assert set(inspect.signature(RecurrentDDPG.__init__).parameters) == set(of_td3)
 
 
-def test_logged_values(tmp_path: Any) -> None:
-    model = model_on(random_envs(1), tensorboard_log=str(tmp_path))
+@pytest.mark.parametrize("algorithm", [RecurrentTD3, RecurrentSAC])
+def test_logged_values(algorithm: type[RecurrentOffPolicyAlgorithm], tmp_path: Any) -> None:
+    model = model_on(random_envs(1), algorithm, tensorboard_log=str(tmp_path))
     model.learn(60, log_interval=1)
     logged = model.logger.name_to_value
-    assert any((tmp_path / "RecurrentTD3_1").iterdir())
+    assert any((tmp_path / f"{algorithm.__name__}_1").iterdir())
     model.train(2, 4)
-    assert {"train/actor_loss", "train/critic_loss", "train/n_updates", "train/learning_rate"} <= set(logged)
+    expected = {"train/actor_loss", "train/critic_loss", "train/n_updates", "train/learning_rate"}
+    if algorithm is RecurrentSAC:
+        expected |= {"train/ent_coef", "train/ent_coef_loss"}
+    assert expected <= set(logged)
 
 
 @pytest.mark.parametrize(
@@ -355,6 +398,13 @@ def test_bad_settings(kwargs: dict[str, Any], message: str) -> None:
 def test_bad_spaces() -> None:
     with pytest.raises(AssertionError, match="only supports"):
         RecurrentTD3("MlpLstmPolicy", "CartPole-v1")
+    for action_space in (spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(2)):
+        with pytest.raises(AssertionError, match="only supports"):
+            RecurrentSAC("MlpLstmPolicy", random_envs(1, action_space=action_space))
+    with pytest.raises(ValueError, match="must start at 0"):
+        RecurrentSAC("MlpLstmPolicy", random_envs(1, action_space=spaces.Discrete(3, start=1)))
+    with pytest.raises(ValueError, match=r"action_noise=.* cannot be added to actions of Discrete"):
+        RecurrentSAC("MlpLstmPolicy", random_envs(1, action_space=spaces.Discrete(3)), action_noise=noise())
     dict_env = make_vec_env(lambda: RandomEnv(observation_spaces()["MultiInput-dict"], ACTION_SPACE))
     for name in ("MlpLstmPolicy", "CnnGruPolicy"):
         with pytest.raises(ValueError, match=f"policy='{name}'.*MultiInput(Lstm|Gru)Policy"):

@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
 
-from sb3_recurrent_offpolicy import RecurrentTD3
+from sb3_recurrent_offpolicy import RecurrentSAC, RecurrentTD3
+from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
 from tests.test_algorithm import noise, random_envs
 from tests.test_policies import observations, roll
 
@@ -20,15 +22,30 @@ KWARGS: dict[str, Any] = dict(
 
 @pytest.mark.parametrize("policy", ["MlpLstmPolicy", "MlpGruPolicy"])
 @pytest.mark.parametrize("policy_kwargs", [{}, dict(shared_lstm=True, enable_critic_lstm=False, n_lstm_layers=2)])
-def test_trains_on_the_gpu_and_loads_on_the_cpu(policy: str, policy_kwargs: dict[str, Any], tmp_path: pathlib.Path) -> None:
-    model = RecurrentTD3(policy, random_envs(2), action_noise=noise(), device="cuda", policy_kwargs=policy_kwargs, **KWARGS)
+@pytest.mark.parametrize(
+    ("algorithm", "kwargs"),
+    [
+        (RecurrentTD3, dict(action_noise=noise())),
+        (RecurrentSAC, dict(use_sde=True)),
+        (RecurrentSAC, dict(env=random_envs(2, action_space=spaces.Discrete(3)))),
+    ],
+)
+def test_trains_on_the_gpu_and_loads_on_the_cpu(
+    policy: str,
+    policy_kwargs: dict[str, Any],
+    algorithm: type[RecurrentOffPolicyAlgorithm],
+    kwargs: dict[str, Any],
+    tmp_path: pathlib.Path,
+) -> None:
+    settings: dict[str, Any] = dict(env=random_envs(2), device="cuda", policy_kwargs=policy_kwargs) | KWARGS | kwargs
+    model: Any = algorithm(policy, **settings)
     model.learn(200)
     assert model._sample_sequences(4).rewards.device.type == "cuda"
     assert all(parameter.device.type == "cuda" and th.isfinite(parameter).all() for parameter in model.policy.parameters())
 
     model.save(tmp_path / "model")
     model.save_replay_buffer(tmp_path / "buffer")
-    on_cpu = RecurrentTD3.load(tmp_path / "model", env=random_envs(2), device="cpu")
+    on_cpu = algorithm.load(tmp_path / "model", env=settings["env"], device="cpu")
     on_cpu.load_replay_buffer(tmp_path / "buffer.pkl")
     stream = observations(6, 3)
     np.testing.assert_allclose(roll(on_cpu.policy, stream), roll(model.policy, stream), atol=1e-3)

@@ -12,20 +12,21 @@ from stable_baselines3 import TD3
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.save_util import save_to_pkl
 
-from sb3_recurrent_offpolicy import RecurrentDDPG, RecurrentTD3
+from sb3_recurrent_offpolicy import RecurrentDDPG, RecurrentSAC, RecurrentTD3
+from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
 from tests.recorder import OBSERVATION_SPACE
 from tests.test_algorithm import KWARGS, model_on, noise, random_envs
 from tests.test_policies import observations, roll
 
 
-@pytest.mark.parametrize("algorithm", [RecurrentTD3, RecurrentDDPG])
+@pytest.mark.parametrize("algorithm", [RecurrentTD3, RecurrentDDPG, RecurrentSAC])
 @pytest.mark.parametrize("policy", ["MlpLstmPolicy", "MlpGruPolicy"])
 @pytest.mark.parametrize("policy_kwargs", [{}, dict(shared_lstm=True, enable_critic_lstm=False, n_lstm_layers=2)])
 def test_a_loaded_model_acts_and_learns_on(
-    algorithm: type[RecurrentTD3], policy: str, policy_kwargs: dict[str, Any], tmp_path: pathlib.Path
+    algorithm: type[RecurrentOffPolicyAlgorithm], policy: str, policy_kwargs: dict[str, Any], tmp_path: pathlib.Path
 ) -> None:
     kwargs = KWARGS | dict(policy_kwargs=KWARGS["policy_kwargs"] | policy_kwargs)
-    model = algorithm(policy, random_envs(2), action_noise=noise(), **kwargs).learn(100)
+    model: Any = algorithm(policy, random_envs(2), action_noise=noise(), **kwargs).learn(100)
     model.save(tmp_path / "model")
     loaded = algorithm.load(tmp_path / "model")
     stream = observations(6, 3)
@@ -135,6 +136,9 @@ def test_foreign_zips(tmp_path: pathlib.Path) -> None:
     for name in ("td3", "ppo"):
         with pytest.raises(ValueError, match=r"is no policy of RecurrentTD3.*loaded by the class that saved it"):
             RecurrentTD3.load(tmp_path / name)
+    model_on(random_envs(1)).save(tmp_path / "ours")
+    with pytest.raises(ValueError, match="RecurrentTD3Policy is no policy of RecurrentSAC"):
+        RecurrentSAC.load(tmp_path / "ours")
 
 
 def test_corrupted_zips(tmp_path: pathlib.Path) -> None:

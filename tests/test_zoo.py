@@ -4,12 +4,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from sb3_recurrent_offpolicy import RecurrentTD3
-from sb3_recurrent_offpolicy.zoo import ALGORITHMS, HYPERPARAMS, convert_recurrent_params
+from sb3_recurrent_offpolicy.zoo import ALGORITHMS, HYPERPARAMS, SEARCH_SPACES, convert_recurrent_params
 
 ENV = "PendulumNoVel-v1"
 SHORT = ["-n", "200", "--eval-freq", "-1", "--num-threads", "1", "-params", "learning_starts:50", "buffer_size:2000"]
@@ -36,7 +36,7 @@ def test_train_continue_enjoy(algo: str, tmp_path: Path) -> None:
 
     continued = python("-m", "rl_zoo3.train", *common, *SHORT, "-i", str(run / f"{ENV}.zip"), "--vec-env", "subproc")
     assert "Loading pretrained agent" in continued and "Loading replay buffer" in continued
-    first, second = (RecurrentTD3.load(tmp_path / algo / f"{ENV}_{number}" / f"{ENV}.zip") for number in (1, 2))
+    first, second = (ALGORITHMS[algo].load(tmp_path / algo / f"{ENV}_{number}" / f"{ENV}.zip") for number in (1, 2))
     assert second._n_updates > first._n_updates > 0
 
 
@@ -63,17 +63,17 @@ def test_optimize(tmp_path: Path) -> None:
     assert list(tmp_path.rglob("report_*.csv"))
 
 
-def test_the_search_space_makes_a_model() -> None:
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_the_search_space_makes_a_model(algo: str) -> None:
     optuna = pytest.importorskip("optuna")
-    from sb3_recurrent_offpolicy.zoo import sample_recurrent_td3_params
-
     study = optuna.create_study()
     for _ in range(5):
         trial = study.ask()
-        hyperparams = sample_recurrent_td3_params(trial, 1, 4, {})
-        model = RecurrentTD3("MlpLstmPolicy", "Pendulum-v1", device="cpu", **hyperparams)
-        assert model.action_noise is not None
-        assert convert_recurrent_params(trial.params)["gamma"] == model.gamma
+        hyperparams = SEARCH_SPACES[algo](trial, 1, 4, {})
+        model: Any = ALGORITHMS[algo](policy="MlpLstmPolicy", env="Pendulum-v1", device="cpu", **hyperparams)
+        converted = convert_recurrent_params(trial.params)
+        assert converted["gamma"] == model.gamma
+        assert ("noise_type" in converted) == (model.action_noise is not None) == (algo != "recurrent_sac")
 
 
 def test_switched_off() -> None:

@@ -1,0 +1,323 @@
+"""RecurrentSAC: maximum-entropy learning with automatic temperature and twin critics, with memory."""
+
+from typing import Any, ClassVar, Literal, TypeVar
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+
+from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
+from sb3_recurrent_offpolicy.networks import CategoricalActor, SquashedGaussianActor
+from sb3_recurrent_offpolicy.policies import (
+    RecurrentSACPolicy,
+    SACCnnGruPolicy,
+    SACCnnLstmPolicy,
+    SACMlpGruPolicy,
+    SACMultiInputGruPolicy,
+    SACMultiInputLstmPolicy,
+)
+from sb3_recurrent_offpolicy.targets import masked_mean, n_step_targets
+
+SelfRecurrentSAC = TypeVar("SelfRecurrentSAC", bound="RecurrentSAC")
+
+# Of the entropy of the uniform policy; see target_entropy
+DISCRETE_ENTROPY_RATIO = 0.5
+
+
+class RecurrentSAC(RecurrentOffPolicyAlgorithm):
+    """
+    Soft Actor-Critic with a recurrent actor and a recurrent critic.
+
+    SAC: Haarnoja et al. 2018, https://arxiv.org/abs/1812.05905. Discrete actions: Christodoulou 2019,
+    https://arxiv.org/abs/1910.07207, expectations over actions being exact. gSDE: Raffin et al. 2021,
+    https://arxiv.org/abs/2005.05719. Recurrent replay: Kapturowski et al. 2019 (R2D2); Ni et al. 2022,
+    https://arxiv.org/abs/2110.05038
+
+    The parameters are those of SB3's SAC, in its order, and after them our own. Where a default differs from SB3's, the reason
+    stands beside it.
+
+    :param policy: "MlpLstmPolicy", "CnnLstmPolicy", "MultiInputLstmPolicy", the same with Gru, or a policy class
+    :param env: the environment to learn from (if registered in Gym, can be str), with Box or Discrete actions
+    :param learning_rate: learning rate for Adam, of all networks and the entropy coefficient; can be a function of the
+        remaining progress (from 1 to 0)
+    :param buffer_size: size of the replay buffer in steps, over all environments
+    :param learning_starts: how many steps to collect with random actions before learning starts
+    :param batch_size: number of sequences per update. Default 16: with 32 steps each that is 512 steps, twice SB3's batch
+    :param tau: the soft update coefficient ("Polyak update", between 0 and 1)
+    :param gamma: the discount factor
+    :param train_freq: update the model every ``train_freq`` steps, or ``(n, "step")`` or ``(n, "episode")``
+    :param gradient_steps: how many updates after each rollout; -1: as many as steps were made
+    :param action_noise: noise added to Box actions, for hard exploration problems
+    :param replay_buffer_class: a subclass of RecurrentSequenceReplayBuffer
+    :param replay_buffer_kwargs: keyword arguments to pass to the replay buffer on creation, e.g. ``stride``
+    :param optimize_memory_usage: without effect, observations are always stored once
+    :param n_steps: steps before the bootstrap, inside a sequence. As in SB3, entropy counts at the bootstrap only
+    :param ent_coef: entropy coefficient (temperature): a number, or "auto" to learn it, "auto_0.1" to learn it from 0.1 on.
+        Default "auto_0.1": scaled by ``reward_scale="auto"``, returns have deviation one, and SB3's initial 1 outweighs them
+    :param target_update_interval: update the target network every this many updates
+    :param target_entropy: target entropy when learning ``ent_coef``: a number in nats, "auto", or "auto_0.3" for 0.3 times the
+        reference. The reference is minus the number of action dimensions for Box and the entropy log(n) of the uniform
+        policy for Discrete, of which "auto" means 1 and 0.5 times
+    :param use_sde: explore by generalized state-dependent noise (gSDE), one noise function per environment. Box actions only
+    :param sde_sample_freq: sample new noise functions every n steps when using gSDE; -1: at the beginning of a rollout only,
+        which with ``train_freq=1`` is every step
+    :param use_sde_at_warmup: use gSDE instead of uniform sampling before learning starts
+    :param stats_window_size: window size for the rollout logging, in episodes
+    :param tensorboard_log: the log location for tensorboard (if None, no logging)
+    :param policy_kwargs: additional arguments to be passed to the policy on creation, see
+        :class:`~sb3_recurrent_offpolicy.policies.RecurrentSACPolicy`
+    :param verbose: 0 for no output, 1 for info messages, 2 for debug messages
+    :param seed: seed for the pseudo random generators
+    :param device: device (cpu, cuda, ...) on which the code should be run
+    :param sequence_length: steps per sequence, None for whole episodes. About the span that must be remembered
+    :param burn_in: steps replayed without gradient before a sequence that does not begin with its episode. Worth a try when
+        observations are normalised by running statistics: stored states were computed under older ones
+    :param state_init: "stored" begins a sequence with the memory that acted there, "zero" with zeros
+    :param reward_scale: factor on sampled rewards. "auto" divides them by the running standard deviation of the discounted
+        return, as ``VecNormalize`` does, so that the defaults, ``ent_coef`` above all, fit rewards of any size
+    :param max_grad_norm: clip the gradients of actor and critic to this norm each, None not to
+    :param _init_setup_model: whether or not to build the network at the creation of the instance
+    :raises ValueError: if ``ent_coef`` or ``target_entropy`` is neither a number nor "auto" with an optional number
+    """
+
+    policy: RecurrentSACPolicy
+    actor: SquashedGaussianActor | CategoricalActor
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpLstmPolicy": RecurrentSACPolicy,
+        "CnnLstmPolicy": SACCnnLstmPolicy,
+        "MultiInputLstmPolicy": SACMultiInputLstmPolicy,
+        "MlpGruPolicy": SACMlpGruPolicy,
+        "CnnGruPolicy": SACCnnGruPolicy,
+        "MultiInputGruPolicy": SACMultiInputGruPolicy,
+    }
+
+    def __init__(
+        self,
+        policy: str | type[RecurrentSACPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 3e-4,
+        buffer_size: int = 1_000_000,
+        learning_starts: int = 100,
+        batch_size: int = 16,
+        tau: float = 0.005,
+        gamma: float = 0.99,
+        train_freq: int | tuple[int, str] = 1,
+        gradient_steps: int = 1,
+        action_noise: ActionNoise | None = None,
+        replay_buffer_class: type[ReplayBuffer] | None = None,
+        replay_buffer_kwargs: dict[str, Any] | None = None,
+        optimize_memory_usage: bool = False,
+        n_steps: int = 1,
+        ent_coef: str | float = "auto_0.1",
+        target_update_interval: int = 1,
+        target_entropy: str | float = "auto",
+        use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        use_sde_at_warmup: bool = False,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        sequence_length: int | None = 32,
+        burn_in: int = 0,
+        state_init: Literal["stored", "zero"] = "stored",
+        reward_scale: float | Literal["auto"] = "auto",
+        max_grad_norm: float | None = None,
+        _init_setup_model: bool = True,
+    ):
+        super().__init__(
+            policy=policy,
+            env=env,
+            learning_rate=learning_rate,
+            buffer_size=buffer_size,
+            learning_starts=learning_starts,
+            batch_size=batch_size,
+            tau=tau,
+            gamma=gamma,
+            train_freq=train_freq,
+            gradient_steps=gradient_steps,
+            action_noise=action_noise,
+            replay_buffer_class=replay_buffer_class,
+            replay_buffer_kwargs=replay_buffer_kwargs,
+            optimize_memory_usage=optimize_memory_usage,
+            n_steps=n_steps,
+            use_sde=use_sde,
+            sde_sample_freq=sde_sample_freq,
+            use_sde_at_warmup=use_sde_at_warmup,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            sequence_length=sequence_length,
+            burn_in=burn_in,
+            state_init=state_init,
+            reward_scale=reward_scale,
+            max_grad_norm=max_grad_norm,
+            supported_action_spaces=(spaces.Box, spaces.Discrete),
+        )
+        if target_update_interval < 1:
+            raise ValueError(f"target_update_interval={target_update_interval} must be at least 1")
+        self.ent_coef = ent_coef
+        self.target_update_interval = target_update_interval
+        self.target_entropy = target_entropy
+        self.log_ent_coef: th.Tensor | None = None
+        self.ent_coef_optimizer: th.optim.Optimizer | None = None
+
+        if _init_setup_model:
+            self._setup_model()
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        if self.use_sde:
+            # On the device of the policy, one noise function per environment
+            self.policy.reset_noise(self.n_envs)
+        self._resolved_target_entropy = self._resolve_target_entropy()
+
+        automatic, initial_value = _parse_auto("ent_coef", self.ent_coef, 1.0)
+        if automatic and initial_value <= 0.0:
+            raise ValueError(f"ent_coef={self.ent_coef!r} must begin above 0")
+        if automatic:
+            # Note: we optimize the log of the entropy coeff which is slightly different from the paper
+            # as discussed in https://github.com/rail-berkeley/softlearning/issues/37
+            self.log_ent_coef = th.full((1,), np.log(initial_value), device=self.device, requires_grad=True)
+            self.ent_coef_optimizer = th.optim.Adam([self.log_ent_coef], lr=self.lr_schedule(1))
+        else:
+            self.ent_coef_tensor = th.tensor(initial_value, device=self.device)
+
+    def _resolve_target_entropy(self) -> float:
+        if isinstance(self.action_space, spaces.Discrete):
+            reference, default = float(np.log(self.action_space.n)), DISCRETE_ENTROPY_RATIO
+        else:
+            reference, default = -float(np.prod(self.action_space.shape)), 1.0  # type: ignore[arg-type]
+        automatic, value = _parse_auto("target_entropy", self.target_entropy, default)
+        return value * reference if automatic else value
+
+    def train(self, gradient_steps: int, batch_size: int = 16) -> None:
+        # Switch to train mode (this affects batch norm / dropout)
+        self.policy.set_training_mode(True)
+
+        # Update learning rate according to lr schedule
+        optimizers = [self.actor.optimizer, self.critic.optimizer]
+        if self.ent_coef_optimizer is not None:
+            optimizers.append(self.ent_coef_optimizer)
+        self._update_learning_rate(optimizers)
+
+        ent_coef_losses, ent_coefs = [], []
+        actor_losses, critic_losses = [], []
+        for _ in range(gradient_steps):
+            self._n_updates += 1
+            samples = self._sample_sequences(batch_size)
+
+            # We need to sample because `log_std` may have changed between two gradient steps
+            if self.use_sde:
+                self.policy.reset_noise()
+
+            # One unroll per network over o_0 .. o_T; what is said of step t stands at [:-1], of its successor at [1:]
+            critic_latents = self.critic.encode(samples)
+            # Actions by the current policy: for the actor loss and, without gradient, for the bootstrap
+            policy = self.actor.action_log_prob(self.actor.encode(samples, critic_latents))
+            current_policy, next_policy = policy.steps(slice(-1)), policy.steps(slice(1, None))
+
+            if self.ent_coef_optimizer is not None and self.log_ent_coef is not None:
+                # Important: detach the variable from the graph
+                # so we don't change it with other losses
+                # see https://github.com/rail-berkeley/softlearning/issues/60
+                ent_coef = th.exp(self.log_ent_coef.detach())
+                # Optimize entropy coefficient, also called
+                # entropy temperature or alpha in the paper
+                log_prob = current_policy.expectation(current_policy.log_probs).detach()
+                missing_entropy = masked_mean(log_prob + self._resolved_target_entropy, samples.mask)
+                ent_coef_loss = -(self.log_ent_coef * missing_entropy).mean()
+                ent_coef_losses.append(ent_coef_loss.detach())
+                self.ent_coef_optimizer.zero_grad()
+                ent_coef_loss.backward()
+                self.ent_coef_optimizer.step()
+            else:
+                ent_coef = self.ent_coef_tensor
+            ent_coefs.append(ent_coef.mean())
+
+            with th.no_grad():
+                # Compute the next Q values: min over all critics targets
+                target_latents = self.critic_target.encode(samples)
+                next_q_values = th.stack(self.critic_target.policy_values(target_latents[1:], next_policy)).amin(dim=0)
+                # add entropy term
+                next_values = next_policy.expectation(next_q_values - ent_coef * next_policy.log_probs)
+                target_q_values = n_step_targets(
+                    samples.rewards, samples.terminated, samples.mask, next_values, self.gamma, self.n_steps
+                )
+
+            # Get current Q-values estimates for each critic network
+            # using action from the replay buffer
+            current_q_values = self.critic(critic_latents[:-1], samples.actions)
+
+            # Compute critic loss
+            errors = sum((current_q - target_q_values) ** 2 for current_q in current_q_values)
+            critic_loss = 0.5 * masked_mean(errors * samples.weights, samples.mask)
+            critic_losses.append(critic_loss.detach())
+
+            # Optimize the critic
+            self._minimize(critic_loss, self.critic.optimizer)
+
+            # Compute actor loss; the critic's memory is given, not to be changed by it
+            # Min over all critic networks
+            q_values_pi = self.critic.policy_values(critic_latents[:-1].detach(), current_policy)
+            min_qf_pi = th.stack(q_values_pi).amin(dim=0)
+            soft_values = current_policy.expectation(ent_coef * current_policy.log_probs - min_qf_pi)
+            actor_loss = masked_mean(soft_values, samples.mask)
+            actor_losses.append(actor_loss.detach())
+
+            # Optimize the actor
+            self._minimize(actor_loss, self.actor.optimizer)
+
+            # Update target networks
+            if self._n_updates % self.target_update_interval == 0:
+                self.policy.update_targets(self.tau)
+
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.record("train/ent_coef", th.stack(ent_coefs).mean().item())
+        self.logger.record("train/actor_loss", th.stack(actor_losses).mean().item())
+        self.logger.record("train/critic_loss", th.stack(critic_losses).mean().item())
+        if len(ent_coef_losses) > 0:
+            self.logger.record("train/ent_coef_loss", th.stack(ent_coef_losses).mean().item())
+
+    def learn(
+        self: SelfRecurrentSAC,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str = "RecurrentSAC",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfRecurrentSAC:
+        return super().learn(
+            total_timesteps=total_timesteps,
+            callback=callback,
+            log_interval=log_interval,
+            tb_log_name=tb_log_name,
+            reset_num_timesteps=reset_num_timesteps,
+            progress_bar=progress_bar,
+        )
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        state_dicts, tensors = super()._get_torch_save_params()
+        if self.ent_coef_optimizer is not None:
+            return [*state_dicts, "ent_coef_optimizer"], [*tensors, "log_ent_coef"]
+        return state_dicts, [*tensors, "ent_coef_tensor"]
+
+
+def _parse_auto(name: str, value: str | float, default: float) -> tuple[bool, float]:
+    """Whether ``value`` is "auto" or "auto_NUMBER", and the number (of the latter, or itself, or ``default``)."""
+    automatic = str(value).startswith("auto")
+    try:
+        return automatic, default if value == "auto" else float(str(value).removeprefix("auto_"))
+    except ValueError:
+        raise ValueError(f"{name}={value!r} must be a number, 'auto', or 'auto_NUMBER' such as 'auto_0.1'") from None

@@ -1,0 +1,165 @@
+"""What the losses of all actor-critic algorithms have in common."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+
+from sb3_recurrent_offpolicy.networks import HistoryEncoder
+from tests.models import SAC, TD3, VARIANTS, LinearExtractor, Variant, losses, random_env_model
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_padding_has_no_effect(variant: Variant, monkeypatch: pytest.MonkeyPatch) -> None:
+    """T7: whatever stands in padding changes neither losses nor gradients."""
+    model = random_env_model(variant, n_steps=2)
+    samples: Any = model._sample_sequences(17)
+    padding = samples.mask == 0
+    assert padding.any()
+    after = th.cat([th.zeros(1, 17, dtype=th.bool), padding])
+    disturbed = samples._replace(
+        observations=th.where(after[..., None], 100.0, samples.observations),
+        previous_actions=th.where(after[..., None], 7.0, samples.previous_actions),
+        actions=th.where(padding[..., None], samples.actions.max(), samples.actions),
+        rewards=th.where(padding, 1e6, samples.rewards),
+        terminated=th.where(padding, 1.0, samples.terminated),
+    )
+    a, b = losses(model, samples, monkeypatch), losses(model, disturbed, monkeypatch)
+    assert (a.critic, a.actor) == pytest.approx((b.critic, b.actor), rel=1e-6)
+    for x, y in zip(a.actor_gradients + a.critic_gradients, b.actor_gradients + b.critic_gradients, strict=True):
+        th.testing.assert_close(x, y)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_burn_in_refreshes_each_network_with_its_own_weights_and_gives_no_gradient(
+    variant: Variant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """T8: the same as a batch without prefix whose states were computed beforehand, outside the graph."""
+    model = random_env_model(variant, burn_in=4)
+    samples: Any = model._sample_sequences(17)
+    a = losses(model, samples, monkeypatch)
+    assert samples.burn_in is not None
+    n_rows = samples.burn_in.previous_actions.shape[1]
+    warm = {}
+    followers = [f"{name}_target" for name in model.policy.followed]
+    for name in ["actor", "critic", *followers]:
+        encoder = getattr(model, name).encoder
+        state = samples.initial_states.pi if name.startswith("actor") else samples.initial_states.vf
+        with th.no_grad():
+            _, refreshed = encoder.unroll(*samples.burn_in, tuple(array[:, :n_rows] for array in state))
+        warm[encoder] = tuple(th.cat([new, old[:, n_rows:]], dim=1) for new, old in zip(refreshed, state, strict=True))
+    monkeypatch.setattr(HistoryEncoder, "_burn_in", lambda self, burn_in, state: warm[self])
+    b = losses(model, samples, monkeypatch)
+    assert (a.critic, a.actor) == pytest.approx((b.critic, b.actor), rel=1e-6)
+    for x, y in zip(a.actor_gradients + a.critic_gradients, b.actor_gradients + b.critic_gradients, strict=True):
+        th.testing.assert_close(x, y)
+
+
+@pytest.mark.parametrize(
+    "policy_kwargs", [{}, dict(shared_lstm=True, enable_critic_lstm=False), dict(share_features_extractor=True)]
+)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_each_loss_changes_its_own_networks(
+    policy_kwargs: dict[str, Any], variant: Variant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """T13: and what actor and critic share belongs to the critic."""
+    model = random_env_model(variant, policy_kwargs=policy_kwargs | dict(features_extractor_class=LinearExtractor))
+    monkeypatch.setattr(model, "policy_delay", 1, raising=False)
+    monkeypatch.setattr(model.policy, "update_targets", lambda tau: None)
+    minimize = model._minimize
+    named = dict(model.policy.named_parameters())
+    critic_names = {name for name in named if name.startswith("critic.")}
+    critic_tensors = set(model.critic.parameters())
+    shared_names = {name for name, value in named.items() if name.startswith("actor.") and value in critic_tensors}
+    actor_names = {name for name in named if name.startswith("actor.")} - shared_names
+    assert bool(shared_names) == bool(policy_kwargs)
+
+    for network, expected in ((model.actor, actor_names), (model.critic, critic_names | shared_names)):
+        before = {name: parameter.clone() for name, parameter in named.items()}
+
+        def only(loss: th.Tensor, optimizer: th.optim.Optimizer, network: Any = network) -> None:
+            if optimizer is network.optimizer:
+                minimize(loss, optimizer)
+
+        monkeypatch.setattr(model, "_minimize", only)
+        model.train(1, 17)
+        assert {name for name, value in named.items() if not th.equal(value, before[name])} == expected
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_polyak_counts_shared_parameters_once(variant: Variant) -> None:
+    model = random_env_model(variant, tau=0.1, policy_kwargs=dict(shared_lstm=True, enable_critic_lstm=False))
+    assert len(model.policy._targets) == len(set(model.policy._targets)) == len(model.policy._online)
+    assert model.actor.encoder is model.critic.encoder is not model.critic_target.encoder
+    assert variant is not TD3 or model.actor_target.encoder is model.critic_target.encoder
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_modes(variant: Variant) -> None:
+    """Targets always evaluate; what is differentiated through trains."""
+    model = random_env_model(variant)
+    modes: list[bool] = []
+    for name in ["actor", "critic", *(f"{name}_target" for name in model.policy.followed)]:
+        encoder, trains = getattr(model, name).encoder, not name.endswith("target")
+        original = encoder.unroll
+
+        def unroll(*args: Any, encoder: Any = encoder, trains: bool = trains, original: Any = original) -> Any:
+            modes.append(encoder.training == trains)
+            return original(*args)
+
+        encoder.unroll = unroll
+    model.train(2, 8)
+    assert modes and all(modes)
+    model.predict(np.zeros(2, dtype=np.float32))
+    assert not model.actor.training
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_gradients_are_clipped(variant: Variant) -> None:
+    model = random_env_model(variant, max_grad_norm=1e-3)
+    model.train(2, 8)
+    for network in (model.actor, model.critic):
+        gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+        assert th.nn.utils.get_total_norm(gradients) <= 1.01e-3
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_memory_learning_rate_follows_the_schedule(variant: Variant) -> None:
+    model = random_env_model(variant, learning_rate=lambda progress: 0.01 * progress, policy_kwargs=dict(memory_lr_scale=0.1))
+    model._current_progress_remaining = 0.5
+    model.train(1, 8)
+    for optimizer, network in ((model.actor.optimizer, model.actor), (model.critic.optimizer, model.critic)):
+        rates = {parameter: group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
+        memory = set(network.encoder.core.parameters())
+        assert memory and all(
+            rate == pytest.approx(0.0005 if parameter in memory else 0.005) for parameter, rate in rates.items()
+        )
+
+
+def test_reward_scale() -> None:
+    """Automatic: rewards a thousand times larger are learned from as if they were not."""
+    models = []
+    for factor in (1.0, 1000.0):
+        model = random_env_model(SAC, reward_scale="auto")
+        model.replay_buffer.rewards *= factor
+        model._new_returns = [factor * returns for returns in model._new_returns]
+        models.append(model)
+    batches = []
+    for model in models:
+        np.random.seed(0)
+        batches.append(model._sample_sequences(8).rewards)
+    th.testing.assert_close(*batches, rtol=1e-3, atol=1e-5)
+
+    fixed = random_env_model(SAC, reward_scale=0.5)
+    np.random.seed(0)
+    raw = fixed.replay_buffer.sample(8).rewards
+    np.random.seed(0)
+    th.testing.assert_close(fixed._sample_sequences(8).rewards, 0.5 * raw)
+
+
+def test_reward_scale_of_rewards_that_are_all_zero() -> None:
+    model = random_env_model(SAC, reward_scale="auto")
+    model._new_returns = [np.zeros(3)]
+    model._return_statistics.var = np.zeros(())
+    assert np.isfinite(model._reward_factor())

@@ -1,0 +1,382 @@
+"""The losses of RecurrentSAC: equal to SB3's without memory, equal to a loop over single steps with it; gSDE; temperature."""
+
+import pathlib
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3 import SAC as SB3SAC
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from torch import nn
+
+from sb3_recurrent_offpolicy import RecurrentSAC
+from sb3_recurrent_offpolicy.cores import NoCore
+from sb3_recurrent_offpolicy.type_aliases import ActionLogProbs
+from tests.envs import RandomEnv
+from tests.models import DISCRETE_SAC, SAC, Variant, latents_step_by_step, losses, n_step_target, random_env_model
+from tests.recorder import ACTION_SPACE
+from tests.test_algorithm import KWARGS
+
+BOTH = [pytest.param(SAC, id="box"), pytest.param(DISCRETE_SAC, id="discrete")]
+
+
+def considered_actions(model: Any, latent: th.Tensor, sampled: th.Tensor | None) -> list[tuple[float, float, Any]]:
+    """(weight, log probability, action) at one step: the one that was sampled, or all of them."""
+    if sampled is None:
+        probabilities = th.softmax(model.actor.logits(latent[None])[0], dim=0)
+        return [(p.item(), p.log().item(), th.tensor([[action]])) for action, p in enumerate(probabilities)]
+    hidden = model.actor.latent_pi(latent[None])
+    mean, deviation = model.actor.mu(hidden)[0], model.actor.log_std(hidden)[0].clamp(-20, 2).exp()
+    gaussian = th.atanh(sampled)
+    density = -0.5 * ((gaussian - mean) / deviation) ** 2 - deviation.log() - 0.5 * np.log(2 * np.pi)
+    return [(1.0, (density - th.log(1 - sampled**2 + 1e-6)).sum().item(), sampled[None])]
+
+
+def losses_step_by_step(model: RecurrentSAC, samples: Any, sampled: th.Tensor | None) -> tuple[float, float, float]:
+    """SAC with memory written out for single rows and steps."""
+    ent_coef = float(model.log_ent_coef.detach().exp())  # type: ignore[union-attr]
+    critic_terms, actor_terms, log_probs = [], [], []
+    states, shared = samples.initial_states, model.policy.shared_lstm
+    for row in range(samples.mask.shape[1]):
+        vf_target = latents_step_by_step(model.critic_target.encoder, samples, states.vf, row)
+        vf = latents_step_by_step(model.critic.encoder, samples, states.vf, row)
+        pi = vf if shared else latents_step_by_step(model.actor.encoder, samples, states.pi, row)
+
+        def soft_value(t: int, critic: Any, latents: th.Tensor, pi: th.Tensor = pi, row: int = row) -> float:
+            value = 0.0
+            for weight, log_prob, action in considered_actions(model, pi[t], None if sampled is None else sampled[t, row]):
+                q_value = min(q.item() for q in critic(latents[t][None], action))
+                value += weight * (q_value - ent_coef * log_prob)
+            return value
+
+        def next_value(t: int, vf_target: th.Tensor = vf_target, soft_value: Any = soft_value) -> float:
+            return soft_value(t, model.critic_target, vf_target)
+
+        for t in range(int(samples.mask[:, row].sum())):
+            target = n_step_target(model, samples, row, t, next_value)
+            values = model.critic(vf[t][None], samples.actions[t, row][None])
+            critic_terms.append(0.5 * sum((value.item() - target) ** 2 for value in values))
+            actor_terms.append(-soft_value(t, model.critic, vf))
+            considered = considered_actions(model, pi[t], None if sampled is None else sampled[t, row])
+            log_probs.append(sum(weight * log_prob for weight, log_prob, _ in considered))
+    missing_entropy = np.mean(log_probs) + model._resolved_target_entropy
+    return float(np.mean(critic_terms)), float(np.mean(actor_terms)), -float(np.log(ent_coef) * missing_entropy)
+
+
+@pytest.mark.parametrize("burn_in, n_steps", [(0, 1), (3, 1), (3, 3)])
+@pytest.mark.parametrize(
+    "policy_kwargs",
+    [
+        {},
+        dict(shared_lstm=True, enable_critic_lstm=False),
+        dict(enable_critic_lstm=False),
+        dict(n_critics=3, n_lstm_layers=1),
+    ],
+)
+@pytest.mark.parametrize("variant", BOTH)
+def test_losses_equal_single_steps(
+    burn_in: int, n_steps: int, policy_kwargs: dict[str, Any], variant: Variant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = random_env_model(variant, burn_in=burn_in, n_steps=n_steps, policy_kwargs=policy_kwargs, ent_coef="auto_0.7")
+    samples: Any = model._sample_sequences(17)
+    assert (samples.burn_in is not None) == (burn_in > 0)
+    assert samples.mask.sum() < samples.mask.numel() and samples.terminated.any()
+
+    policies: list[ActionLogProbs] = []
+    action_log_prob = model.actor.action_log_prob
+
+    def recorded(latents: th.Tensor) -> ActionLogProbs:
+        policies.append(action_log_prob(latents))
+        return policies[-1]
+
+    monkeypatch.setattr(model.actor, "action_log_prob", recorded)
+    found = losses(model, samples, monkeypatch)
+    sampled = policies[0].actions
+    assert len(policies) == 1 and (sampled is None) == (variant is DISCRETE_SAC)
+    expected = losses_step_by_step(model, samples, None if sampled is None else sampled.detach())
+    assert (found.critic, found.actor, found.ent_coef) == pytest.approx(expected, rel=1e-4)
+
+
+def test_without_memory_it_is_sb3s_sac(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sequences of length 1 and a core that remembers nothing: the same losses and the same weights, update by update."""
+    # Torch draws normal numbers in blocks of 16: so many at once are the same as so many in two calls
+    net_arch, batch_size, n_updates = [16, 12], 32, 6
+    common: dict[str, Any] = dict(
+        learning_rate=3e-3, tau=0.05, gamma=0.9, ent_coef="auto_0.5", seed=0, device="cpu", learning_starts=10**6
+    )
+    recurrent = RecurrentSAC(
+        "MlpLstmPolicy",
+        make_vec_env("Pendulum-v1", 2),
+        sequence_length=1,
+        reward_scale=1.0,
+        policy_kwargs=dict(net_arch=net_arch, core_class=NoCore, enable_critic_lstm=False),
+        **common,
+    )
+    plain = SB3SAC("MlpPolicy", make_vec_env("Pendulum-v1", 2), policy_kwargs=dict(net_arch=net_arch), **common)
+    recurrent.learn(600)
+    for name in ("actor", "critic", "critic_target"):
+        for parameter, weight in zip(getattr(plain, name).parameters(), getattr(recurrent, name).parameters(), strict=True):
+            parameter.data.copy_(weight.data)
+
+    batches = [recurrent._sample_sequences(batch_size) for _ in range(n_updates)]
+
+    def transitions(samples: Any) -> ReplayBufferSamples:
+        assert samples.mask.shape == (1, batch_size)
+        observations = samples.observations
+        return ReplayBufferSamples(
+            observations[0], samples.actions[0], observations[1], samples.terminated.T, samples.rewards.T
+        )
+
+    stream, plain_stream = iter(batches), iter(batches)
+    monkeypatch.setattr(recurrent, "_sample_sequences", lambda batch_size: next(stream))
+    monkeypatch.setattr(ReplayBuffer, "sample", lambda *args, **kwargs: transitions(next(plain_stream)))
+    plain.set_logger(configure(None, []))
+    for update in range(n_updates):
+        for model in (recurrent, plain):
+            th.manual_seed(update)
+            model.train(1, batch_size)
+        for key in ("critic_loss", "actor_loss", "ent_coef", "ent_coef_loss"):
+            ours, theirs = (model.logger.name_to_value[f"train/{key}"] for model in (recurrent, plain))
+            assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6), key
+    for name in ("actor", "critic", "critic_target"):
+        for a, b in zip(getattr(recurrent, name).parameters(), getattr(plain, name).parameters(), strict=True):
+            th.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("variant", BOTH)
+def test_recurrent_calls_per_update(variant: Variant, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One call for each of actor, critic and target critic."""
+    model = random_env_model(variant)
+    calls = []
+    original = nn.LSTM.forward
+
+    def counted(self: nn.LSTM, *args: Any) -> Any:
+        calls.append(1)
+        return original(self, *args)
+
+    monkeypatch.setattr(nn.LSTM, "forward", counted)
+    model.train(5, 8)
+    assert len(calls) == 3 * 5 and model._n_updates == 5
+
+
+def test_target_update_interval() -> None:
+    model = random_env_model(SAC, tau=0.1, target_update_interval=3)
+    targets = [parameter.clone() for parameter in model.policy._targets]
+    for _ in range(2):
+        model.train(1, 8)
+        assert all(map(th.equal, model.policy._targets, targets))
+    model.train(1, 8)
+    for target, before, online in zip(model.policy._targets, targets, model.policy._online, strict=True):
+        assert not target.requires_grad
+        th.testing.assert_close(target, 0.9 * before + 0.1 * online)
+
+
+# ------------------------------------------------------------------ temperature
+
+
+@pytest.mark.parametrize(
+    ("space", "target_entropy", "expected"),
+    [
+        (ACTION_SPACE, "auto", -3.0),
+        (ACTION_SPACE, "auto_0.5", -1.5),
+        (ACTION_SPACE, -1.0, -1.0),
+        (ACTION_SPACE, "-1.0", -1.0),
+        (spaces.Discrete(6), "auto", 0.5 * np.log(6)),
+        (spaces.Discrete(6), "auto_0.9", 0.9 * np.log(6)),
+        (spaces.Discrete(6), 0.2, 0.2),
+    ],
+)
+def test_target_entropy(space: spaces.Space, target_entropy: Any, expected: float) -> None:
+    env = RandomEnv(spaces.Box(-1, 1, (2,)), space)
+    model = RecurrentSAC("MlpLstmPolicy", env, target_entropy=target_entropy, **KWARGS)
+    assert model._resolved_target_entropy == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("variant", BOTH)
+@pytest.mark.parametrize(("target_entropy", "rises"), [(50.0, True), (-50.0, False)])
+def test_temperature_rises_where_entropy_is_missing(variant: Variant, target_entropy: float, rises: bool) -> None:
+    model = random_env_model(variant, ent_coef="auto_0.5", target_entropy=target_entropy, learning_rate=1e-2)
+    assert model.log_ent_coef.item() == pytest.approx(np.log(0.5))
+    model.train(10, 8)
+    assert (model.log_ent_coef.item() > np.log(0.5)) == rises
+
+
+@pytest.mark.parametrize("variant", BOTH)
+def test_a_fixed_temperature_stays(variant: Variant) -> None:
+    model = random_env_model(variant, ent_coef=0.3)
+    model.train(3, 8)
+    assert model.ent_coef_optimizer is None and float(model.ent_coef_tensor) == pytest.approx(0.3)
+    assert "train/ent_coef_loss" not in model.logger.name_to_value
+    assert model.logger.name_to_value["train/ent_coef"] == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("name", ["ent_coef", "target_entropy"])
+@pytest.mark.parametrize("value", ["car", "auto_", "auto_x", "auto0.1", "0.1_auto"])
+def test_malformed_strings(name: str, value: str) -> None:
+    with pytest.raises(ValueError, match=f"{name}='{value}' must be a number, 'auto', or"):
+        RecurrentSAC("MlpLstmPolicy", "Pendulum-v1", **{name: value})  # type: ignore[arg-type]
+
+
+def test_bad_settings() -> None:
+    with pytest.raises(ValueError, match="ent_coef='auto_0' must begin above 0"):
+        RecurrentSAC("MlpLstmPolicy", "Pendulum-v1", ent_coef="auto_0")
+    with pytest.raises(ValueError, match="target_update_interval=0"):
+        RecurrentSAC("MlpLstmPolicy", "Pendulum-v1", target_update_interval=0)
+
+
+@pytest.mark.parametrize("variant", BOTH)
+@pytest.mark.parametrize("ent_coef", ["auto_0.4", 0.2])
+def test_temperature_is_saved_with_its_optimizer(variant: Variant, ent_coef: Any, tmp_path: pathlib.Path) -> None:
+    model = random_env_model(variant, ent_coef=ent_coef)
+    model.train(3, 8)
+    model.save(tmp_path / "model")
+    loaded = RecurrentSAC.load(tmp_path / "model", env=model.env)
+    if ent_coef == 0.2:
+        assert loaded.ent_coef_optimizer is None and th.equal(loaded.ent_coef_tensor, model.ent_coef_tensor)
+    else:
+        assert loaded.log_ent_coef.item() == model.log_ent_coef.item() != pytest.approx(np.log(0.4), abs=1e-6)
+        theirs, ours = model.ent_coef_optimizer.state_dict(), loaded.ent_coef_optimizer.state_dict()
+        assert all(th.equal(value, ours["state"][0][key]) for key, value in theirs["state"][0].items())
+    # What is optimised is what the losses use
+    np.random.seed(0)
+    loaded.learn(60, reset_num_timesteps=False)
+    before = loaded.log_ent_coef.clone() if ent_coef != 0.2 else None
+    loaded.train(1, 8)
+    assert before is None or not th.equal(before, loaded.log_ent_coef)
+
+
+# ------------------------------------------------------------------------ gSDE
+
+
+def sde_model(n_envs: int, **kwargs: Any) -> Any:
+    """On environments that show the same constant observation."""
+    space = spaces.Box(np.array([0.5, -0.5], dtype=np.float32), np.array([0.5, -0.5], dtype=np.float32))
+    env = make_vec_env(lambda: RandomEnv(space, ACTION_SPACE, lengths=(50,)), n_envs, seed=0)
+    settings: dict[str, Any] = dict(use_sde=True, use_sde_at_warmup=True, train_freq=12, gradient_steps=0)
+    policy_kwargs = KWARGS["policy_kwargs"] | dict(log_std_init=0.0)
+    return RecurrentSAC("MlpLstmPolicy", env, **KWARGS | settings | dict(policy_kwargs=policy_kwargs) | kwargs)
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+@pytest.mark.parametrize("sde_sample_freq", [-1, 4])
+def test_each_environment_has_its_noise_function(n_envs: int, sde_sample_freq: int) -> None:
+    model = sde_model(n_envs, sde_sample_freq=sde_sample_freq)
+    functions: list[th.Tensor] = []
+    original = model.policy.act
+
+    def act(*args: Any) -> Any:
+        distribution = model.actor.action_dist
+        # SB3 keeps the noise function of a single environment apart
+        matrices = distribution.exploration_matrices if n_envs > 1 else distribution.exploration_mat[None]
+        functions.append(matrices.detach().clone())
+        return original(*args)
+
+    model.policy.act = act
+    model.learn(24 * n_envs)
+    assert all(matrices.shape == (n_envs, 7, 3) for matrices in functions)
+    if n_envs > 1:
+        assert not th.equal(functions[0][0], functions[0][1])
+    # Every rollout of 12 steps begins with new ones
+    lifetime = 12 if sde_sample_freq == -1 else 4
+    changes = [t for t in range(1, len(functions)) if not th.equal(functions[t], functions[t - 1])]
+    assert changes == [t for t in range(1, len(functions)) if t % 12 % lifetime == 0]
+
+    buffer = model.replay_buffer
+    state = None
+    for t, matrices in enumerate(functions):
+        starts = buffer.episode_steps[t] == 0
+        _, state = model.predict(buffer.observations[t], state, starts, deterministic=True)
+        assert state is not None
+        hidden = th.as_tensor(np.concatenate([state[0][-1], buffer.observations[t]], axis=1))
+        with th.no_grad():
+            latent = model.actor.latent_pi(hidden)
+            noise = th.stack([row @ matrix for row, matrix in zip(latent, matrices, strict=True)])
+            expected = th.tanh(model.actor.mu(latent) + noise)
+        np.testing.assert_allclose(buffer.actions[t], expected, atol=1e-5)
+        # What was executed, not what would have been, is the previous action
+        state = (*state[:-1], buffer.actions[t][None])
+
+
+def test_log_probability_with_sde_by_single_steps() -> None:
+    """T * B rows at once: as many as there are noise functions, of which learning uses a single one."""
+    model = sde_model(3)
+    model.policy.reset_noise(6)
+    latents = th.randn(2, 3, model.actor.encoder.latent_dim)
+    policy = model.actor.action_log_prob(latents)
+    model.policy.reset_noise(1)
+    distribution: Any = model.actor.action_dist
+    th.manual_seed(1)
+    model.policy.reset_noise()
+    matrix = distribution.exploration_mat
+    policy = model.actor.action_log_prob(latents)
+    assert policy.actions is not None
+    for t in range(2):
+        for row in range(3):
+            hidden = model.actor.latent_pi(latents[t, row][None])
+            mean = model.actor.mu(hidden)
+            action = th.tanh(mean + hidden @ matrix)[0]
+            th.testing.assert_close(policy.actions[t, row], action)
+            deviation = th.sqrt(hidden**2 @ model.actor.log_std.exp() ** 2 + 1e-6)[0]
+            density = th.distributions.Normal(mean[0], deviation).log_prob(th.atanh(action))
+            expected = (density - th.log(1 - action**2 + 1e-6)).sum()
+            th.testing.assert_close(policy.log_probs[t, row, 0], expected, atol=1e-3, rtol=1e-3)
+
+
+def test_sde_learns_and_loads(tmp_path: pathlib.Path) -> None:
+    model = sde_model(2, gradient_steps=2).learn(120)
+    assert model._n_updates > 0 and all(th.isfinite(parameter).all() for parameter in model.policy.parameters())
+    model.save(tmp_path / "model")
+    for n_envs in (2, 3):
+        env = make_vec_env(lambda: RandomEnv(model.observation_space, ACTION_SPACE), n_envs)
+        loaded = RecurrentSAC.load(tmp_path / "model", env=env)
+        loaded.predict(env.reset(), deterministic=False)
+        loaded.learn(60, reset_num_timesteps=False)
+    model.policy.save(str(tmp_path / "policy"))
+    policy = type(model.policy).load(str(tmp_path / "policy"))
+    observation = np.zeros((2, 2), dtype=np.float32)
+    np.testing.assert_allclose(
+        policy.predict(observation, deterministic=True)[0], model.predict(observation, deterministic=True)[0], atol=1e-6
+    )
+
+
+def test_sde_is_for_box_actions() -> None:
+    with pytest.raises(ValueError, match="gSDE"):
+        RecurrentSAC("MlpLstmPolicy", "CartPole-v1", use_sde=True)
+
+
+# --------------------------------------------------------------------- actions
+
+
+def test_stochastic_and_deterministic_prediction() -> None:
+    for variant in (SAC, DISCRETE_SAC):
+        model = random_env_model(variant)
+        observation = np.zeros((500, 2), dtype=np.float32)
+        greedy, _ = model.predict(observation, deterministic=True)
+        assert (greedy == greedy[0]).all()
+        sampled, state = model.predict(observation)
+        assert not (sampled == sampled[0]).all()
+        assert sampled.shape == (500, *variant.action_space.shape)  # type: ignore[misc]
+        assert all(variant.action_space.contains(action) for action in sampled)
+        if variant is DISCRETE_SAC:
+            counts = np.bincount(sampled, minlength=4)
+            probabilities = model.actor.action_dist.distribution.probs[0].numpy()
+            assert greedy[0] == probabilities.argmax()
+            assert np.abs(counts / 500 - probabilities).max() < 0.08
+            np.testing.assert_array_equal(state[-1][0], np.eye(4)[sampled])
+
+
+def test_discrete_actions_are_stored_as_they_are_and_remembered_one_hot() -> None:
+    env = make_vec_env(lambda: RandomEnv(spaces.Box(-1, 1, (2,)), spaces.Discrete(4)), 3, seed=0)
+    model = RecurrentSAC("MlpLstmPolicy", env, **KWARGS).learn(96)
+    actions = model.replay_buffer.actions[:32]
+    assert model.replay_buffer.n_added == 32 and actions.shape == (32, 3, 1) and set(np.unique(actions)) == {0, 1, 2, 3}
+    np.testing.assert_array_equal(model._last_previous_actions, np.eye(4)[actions[31, :, 0]])
+    samples = model._sample_sequences(8)
+    inside = samples.mask[:-1] * samples.mask[1:] > 0
+    one_hot = th.nn.functional.one_hot(samples.actions[:-1, :, 0].long(), 4).float()
+    th.testing.assert_close(samples.previous_actions[1:-1][inside], one_hot[inside])
