@@ -18,7 +18,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -31,7 +31,8 @@ from stable_baselines3.common.logger import configure
 from torch import nn
 from tqdm import tqdm
 
-from sb3_recurrent_offpolicy import RecurrentDDPG, RecurrentTD3
+from sb3_recurrent_offpolicy import RecurrentDDPG, RecurrentSAC, RecurrentTD3
+from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
 from sb3_recurrent_offpolicy.buffers import RecurrentSequenceReplayBuffer
 from sb3_recurrent_offpolicy.type_aliases import RNNStates
 
@@ -57,7 +58,23 @@ def summary(seconds: list[float], scale: float = 1.0) -> dict[str, float]:
     return {"median": median(values), "low": values[len(values) // 10], "high": values[-1 - len(values) // 10]}
 
 
-def trained_model(algorithm: type[RecurrentTD3], device: str) -> RecurrentTD3:
+class Calls(NamedTuple):
+    """Recurrent calls that some updates of an algorithm cannot do without."""
+
+    n_updates: int
+    forward: int
+    forward_backward: int
+
+
+CALLS: dict[type[RecurrentOffPolicyAlgorithm], Calls] = {
+    # The actor is updated every second time
+    RecurrentTD3: Calls(n_updates=2, forward=4, forward_backward=3),
+    RecurrentSAC: Calls(n_updates=1, forward=1, forward_backward=2),
+    RecurrentDDPG: Calls(n_updates=1, forward=2, forward_backward=2),
+}
+
+
+def trained_model(algorithm: type[RecurrentOffPolicyAlgorithm], device: str) -> RecurrentOffPolicyAlgorithm:
     model = algorithm(
         "MlpLstmPolicy",
         make_vec_env("Pendulum-v1", n_envs=4, seed=0),
@@ -68,43 +85,39 @@ def trained_model(algorithm: type[RecurrentTD3], device: str) -> RecurrentTD3:
         device=device,
         seed=0,
         policy_kwargs=dict(lstm_hidden_size=HIDDEN, net_arch=HEADS),
-    )
+    )  # type: ignore[call-arg]
     model.set_logger(configure(None, []))
     return model.learn(8_000)
 
 
-def bare_calls(input_size: int, policy_delay: int, device: str) -> Callable[[], None]:
-    """The ``nn.LSTM`` calls of ``policy_delay`` TD3 updates: nothing else is in there."""
-    actor, critic, actor_target, critic_target = (nn.LSTM(input_size, HIDDEN, device=device) for _ in range(4))
+def bare_calls(input_size: int, calls: Calls, device: str) -> Callable[[], None]:
+    """Nothing but ``nn.LSTM``."""
+    forward, forward_backward = (
+        [nn.LSTM(input_size, HIDDEN, device=device) for _ in range(n)] for n in (calls.forward, calls.forward_backward)
+    )
     inputs = th.randn(LENGTH + 1, BATCH, input_size, device=device)
     gradient = th.randn(LENGTH + 1, BATCH, HIDDEN, device=device)
 
-    def forward_backward(lstm: nn.LSTM) -> None:
-        lstm.zero_grad()
-        lstm(inputs)[0].backward(gradient)
-
     def updates() -> None:
-        for _ in range(policy_delay):
-            with th.no_grad():
-                actor_target(inputs)
-                critic_target(inputs)
-            forward_backward(critic)
-        forward_backward(actor)
+        with th.no_grad():
+            for lstm in forward:
+                lstm(inputs)
+        for lstm in forward_backward:
+            lstm.zero_grad()
+            lstm(inputs)[0].backward(gradient)
 
     return updates
 
 
 def benchmark_update(rounds: int, device: str) -> list[dict[str, Any]]:
     rows = []
-    for algorithm in (RecurrentTD3, RecurrentDDPG):
+    for algorithm, calls in CALLS.items():
         model = trained_model(algorithm, device)
-        bare = bare_calls(model.actor.encoder.core.input_size, model.policy_delay, device)
+        bare = bare_calls(model.actor.encoder.core.input_size, calls, device)
         seconds = side_by_side(
-            {algorithm.__name__: partial(model.train, model.policy_delay, BATCH), "bare LSTM calls": bare},
-            rounds,
-            device,
+            {algorithm.__name__: partial(model.train, calls.n_updates, BATCH), "bare LSTM calls": bare}, rounds, device
         )
-        ours, floor = (summary(values, 1e3 / model.policy_delay) for values in seconds.values())
+        ours, floor = (summary(values, 1e3 / calls.n_updates) for values in seconds.values())
         rows.append(
             {
                 "what": f"{algorithm.__name__} update (ms)",

@@ -54,8 +54,8 @@ class RecurrentActorCriticPolicy(BasePolicy):
     :param share_features_extractor: share it between actor and critic
     :param normalize_images: whether to divide images by 255
     :param optimizer_class: the optimizer to use
-    :param optimizer_kwargs: additional keyword arguments, excluding the learning rate. Default for Adam and AdamW:
-        ``fused=True``, the same steps in a single kernel
+    :param optimizer_kwargs: additional keyword arguments, excluding the learning rate. To those of Adam and AdamW
+        ``fused=True`` is added, the same steps in a single kernel
     :param n_critics: number of Q-value heads
     :param lstm_hidden_size: number of hidden units of each memory layer (LSTM or GRU)
     :param n_lstm_layers: number of memory layers
@@ -109,8 +109,9 @@ class RecurrentActorCriticPolicy(BasePolicy):
         ):
             if value < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
-        if optimizer_kwargs is None:
-            optimizer_kwargs = {"fused": True} if optimizer_class in (th.optim.Adam, th.optim.AdamW) else {}
+        optimizer_kwargs = optimizer_kwargs or {}
+        if optimizer_class in (th.optim.Adam, th.optim.AdamW) and not {"foreach", "differentiable"} & set(optimizer_kwargs):
+            optimizer_kwargs = {"fused": True} | optimizer_kwargs
         super().__init__(
             observation_space,
             action_space,

@@ -159,3 +159,19 @@ def test_state_size_is_what_the_buffer_stores() -> None:
     assert make_policy().state_size == 2 * 2 * 2 * 6
     assert make_policy(shared_lstm=True, enable_critic_lstm=False).state_size == 2 * 2 * 6
     assert make_policy(enable_critic_lstm=False).state_size == 2 * 2 * 6
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "fused"),
+    [
+        ({}, True),
+        (dict(optimizer_kwargs=dict(eps=1e-4)), True),
+        (dict(optimizer_kwargs=dict(fused=False)), False),
+        (dict(optimizer_kwargs=dict(foreach=True)), None),
+        (dict(optimizer_class=th.optim.RMSprop), None),
+    ],
+)
+def test_adam_is_fused_unless_told_otherwise(kwargs: dict[str, Any], fused: bool | None) -> None:
+    optimizer: Any = make_policy(**kwargs).actor.optimizer
+    assert optimizer.defaults.get("fused") == fused
+    assert optimizer.defaults["eps"] == (1e-4 if "eps" in kwargs.get("optimizer_kwargs", {}) else 1e-8)
