@@ -8,7 +8,7 @@ until time ``i + rows``. All arithmetic happens on times, so the ring's seam app
 import math
 import warnings
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import psutil
@@ -18,11 +18,29 @@ from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_recurrent_offpolicy.preprocessing import encode_actions, map_observation
+from sb3_recurrent_offpolicy.priorities import WindowLattice, WindowPriorities
 from sb3_recurrent_offpolicy.type_aliases import BurnIn, RecurrentSequenceSamples, RNNStates
 
 # Without a sequence length to derive it from (whole episodes), states are only needed where a ring has cut an episode's
 # head off
 WHOLE_EPISODE_STRIDE = 16
+
+
+class _Pieces(NamedTuple):
+    """Sequences to be read: one entry of each array per row of the batch."""
+
+    begins: np.ndarray
+    """Time at which the row begins, with its burn-in if it has one"""
+    envs: np.ndarray
+    burn_in: np.ndarray
+    """Whether it has one"""
+    ends: np.ndarray
+    """Time before which the row ends; an episode start may end it sooner"""
+    weights: np.ndarray
+    """Importance weights"""
+
+    def select(self, rows: np.ndarray) -> "_Pieces":
+        return _Pieces(*(array[rows] for array in self))
 
 
 class RecurrentSequenceReplayBuffer(ReplayBuffer):
@@ -58,6 +76,11 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
     :param stride: steps between possible sequence starts, a divisor of ``sequence_length``. Memory for states is divided by
         it. Default: about a quarter of ``sequence_length``, so that a step is met in four different positions;
         ``sequence_length`` itself is the coarsest lattice
+    :param priority_alpha: draw windows in proportion to their priority to this power (Schaul et al. 2016; 0.9 in R2D2);
+        0 draws uniformly. Priorities come from :meth:`update_priorities`
+    :param priority_eta: the priority of a window is eta times the largest plus (1 - eta) times the mean absolute
+        temporal-difference error of its steps
+    :param importance_beta: exponent of the importance weights that undo the bias of priorities, 1 for all of it; 0 gives ones
     :raises ValueError: for impossible settings, naming parameter, value and remedy
     """
 
@@ -79,6 +102,9 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
         burn_in: int = 0,
         state_init: Literal["stored", "zero"] = "stored",
         stride: int | None = None,
+        priority_alpha: float = 0.0,
+        priority_eta: float = 0.9,
+        importance_beta: float = 0.0,
     ):
         if sequence_length is not None and sequence_length < 1:
             raise ValueError(f"sequence_length={sequence_length} must be at least 1, or None for whole episodes")
@@ -104,6 +130,16 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
                 f"stride={stride} must be a positive divisor of sequence_length={sequence_length}, "
                 "or some steps would be trained on more often than others; leave it None for a sensible default"
             )
+        if priority_alpha < 0:
+            raise ValueError(f"priority_alpha={priority_alpha} must not be negative; 0 means uniform replay")
+        for name, value in (("priority_eta", priority_eta), ("importance_beta", importance_beta)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name}={value} must lie between 0 and 1")
+        if priority_alpha > 0 and sequence_length is None:
+            raise ValueError(
+                f"priority_alpha={priority_alpha} ranks windows of equal length, sequence_length=None replays whole episodes: "
+                "choose a sequence_length, or priority_alpha=0"
+            )
         # The arrays of ReplayBuffer are not wanted: they hold every observation twice
         BaseBuffer.__init__(self, max(buffer_size // n_envs, 1), observation_space, action_space, device, n_envs=n_envs)
         self.optimize_memory_usage = optimize_memory_usage
@@ -112,6 +148,10 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
         self.burn_in = burn_in
         self.state_init = state_init
         self.stride = stride
+        self.priority_alpha = priority_alpha
+        self.priority_eta = priority_eta
+        self.importance_beta = importance_beta
+        self._lattice = WindowLattice(sequence_length or stride, burn_in, stride)
         self.reset()
 
     def reset(self) -> None:
@@ -121,6 +161,7 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
         # Last observations of episodes that a reset has followed, by time * n_envs + environment
         self._final_observations: dict[int, Any] = {}
         self._longest_episode = 0
+        self._priorities: WindowPriorities | None = None
         self.allocated = False
 
     # ---------------------------------------------------------------- storage
@@ -132,7 +173,10 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
         :param state_size: floats per stored memory state of one environment, ``model.policy.state_size``
         :return: bytes; final observations of episodes, one each, come on top
         """
-        return sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in self._layout(state_size))
+        nbytes = sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in self._layout(state_size))
+        if self.priority_alpha > 0:
+            nbytes += WindowPriorities.estimate_nbytes(self.buffer_size, self.n_envs, self._lattice)
+        return nbytes
 
     def _layout(self, state_size: int) -> list[tuple[tuple[int, ...], Any]]:
         """Shape and dtype of each array: actions, rewards, terminated, episode_steps, states, then the observations."""
@@ -175,6 +219,10 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
         self.actions, self.rewards, self.terminated, self.episode_steps, self.states, *observations = arrays
         entries = dict(zip(self._observation_entries(), observations, strict=True))
         self.observations = entries if isinstance(self.observation_space, spaces.Dict) else entries[None]
+        if self.priority_alpha > 0:
+            self._priorities = WindowPriorities(
+                self.buffer_size, self.n_envs, self._lattice, self.priority_alpha, self.priority_eta
+            )
         # Nothing precedes the first step; if it does not begin an episode, it is not the first one
         self._next_episode_steps = np.ones(self.n_envs, dtype=np.int32)
         self.allocated = True
@@ -262,6 +310,8 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
         self._next_episode_steps[starting] = 0
         self.episode_steps[row] = self._next_episode_steps
         self._next_episode_steps += 1
+        if self._priorities is not None:
+            self._priorities.add(row)
         self._next_observations = map_observation(np.array, next_obs)
 
         self.n_added += 1
@@ -287,23 +337,55 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
 
     # --------------------------------------------------------------- sampling
 
-    def sample(self, batch_size: int, env: VecNormalize | None = None) -> RecurrentSequenceSamples:  # type: ignore[override]
+    def sample(  # type: ignore[override]
+        self, batch_size: int, env: VecNormalize | None = None, importance_beta: float | None = None
+    ) -> RecurrentSequenceSamples:
         """
-        Draw sequences, uniformly over recorded time.
+        Draw sequences, uniformly over recorded time or by priority.
 
         :param batch_size: number of sequences B
         :param env: normalises observations and rewards, which are stored raw
+        :param importance_beta: instead of the buffer's own, because it is annealed
         :return: a time-major batch, no longer than its longest row
         :raises ValueError: if nothing has been added yet
         """
         if self.n_added == 0:
             raise ValueError("The replay buffer is empty: add steps before sampling (raise learning_starts)")
-        begins, envs, burn_in, ends = (
-            self._draw_episodes(batch_size) if self.sequence_length is None else self._draw(batch_size)
-        )
+        if self.sequence_length is None:
+            pieces = self._draw_episodes(batch_size)
+        else:
+            pieces = self._draw(batch_size, self.importance_beta if importance_beta is None else importance_beta)
         # Rows with a burn-in prefix come first, so that a slice selects them
-        order = np.argsort(~burn_in, kind="stable")
-        return self._get_sequences(begins[order], envs[order], int(burn_in.sum()), ends[order], env)
+        return self._get_sequences(pieces.select(np.argsort(~pieces.burn_in, kind="stable")), env)
+
+    def update_priorities(self, samples: RecurrentSequenceSamples, errors: th.Tensor) -> None:
+        """
+        Make known what was learned about a batch; without effect if replay is uniform. Only steps with ``mask`` 1 count:
+        neither padding nor burn-in has an error.
+
+        :param samples: the batch
+        :param errors: absolute temporal-difference errors, (T, B)
+        """
+        if self._priorities is None:
+            return
+        begins, envs = np.divmod(samples.indices, self.n_envs)
+        times = begins + np.arange(len(errors))[:, None]
+        first = self._first_usable()
+        # Another thread or machine may have overwritten them meanwhile
+        counted = (samples.mask.cpu().numpy() > 0) & (times >= first)
+        values = errors.detach().abs().cpu().numpy()
+        envs = np.broadcast_to(envs, times.shape)
+        self._priorities.record(times[counted], envs[counted], values[counted], first, self.n_added)
+
+    def set_newest_errors(self, errors: np.ndarray) -> None:
+        """
+        Initial priorities of the steps added last, where acting has computed what is needed; otherwise a new step counts as
+        much as the largest error so far.
+
+        :param errors: absolute temporal-difference errors, (n_envs,)
+        """
+        if self._priorities is not None:
+            self._priorities.record_newest(self.n_added - 1, errors)
 
     def _first_usable(self) -> int:
         """
@@ -317,29 +399,31 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
         """No episode in the buffer is longer, the running ones included."""
         return min(max(self._longest_episode, int(self._next_episode_steps.max())), self.buffer_size)
 
-    def _draw_episodes(self, batch_size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def _draw_episodes(self, batch_size: int) -> _Pieces:
         """The episodes of steps drawn uniformly, from their first step, or from the first that the ring still holds."""
         first = self._first_usable()
         times = np.random.randint(first, self.n_added, size=batch_size)
         envs = np.random.randint(self.n_envs, size=batch_size)
         begins = np.maximum(times - self.episode_steps[times % self.buffer_size, envs], first)
-        return begins, envs, np.zeros(batch_size, dtype=bool), np.full(batch_size, self.n_added)
+        ones = np.ones(batch_size, dtype=np.float32)
+        return _Pieces(begins, envs, np.zeros(batch_size, dtype=bool), np.full(batch_size, self.n_added), ones)
 
-    def _draw(self, batch_size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """
-        Lay windows on the recorded time, cut them at episode starts, keep ``batch_size`` of the pieces.
+    def _draw_windows(self, batch_size: int, beta: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Lattice points and environments of windows that touch recorded time, and their importance weights."""
+        first, last = self._first_usable(), self.n_added
+        if self._priorities is None:
+            points = np.random.randint(*self._lattice.touching(first, last), size=batch_size)
+            return points, np.random.randint(self.n_envs, size=batch_size), np.ones(batch_size, dtype=np.float32)
+        points, envs, relative_probabilities = self._priorities.sample(batch_size, first, last)
+        weights = relative_probabilities**-beta
+        return points, envs, (weights / weights.max()).astype(np.float32)
 
-        :return: for each piece: the time it begins at (with its burn-in), environment, whether it has burn-in, and the time
-            before which it ends (an episode start may end it sooner)
-        """
+    def _draw(self, batch_size: int, beta: float) -> _Pieces:
+        """Lay windows on the recorded time, cut them at episode starts, keep ``batch_size`` of the pieces."""
         assert self.sequence_length is not None
         first, last, length, burn_in = self._first_usable(), self.n_added, self.sequence_length, self.burn_in
-        # Every window that touches [first, last), its burn-in beginning on the lattice
-        lattice = np.random.randint(
-            math.ceil((first - length + 1 - burn_in) / self.stride), (last - 1 - burn_in) // self.stride + 1, size=batch_size
-        )
-        envs = np.random.randint(self.n_envs, size=batch_size)
-        windows = lattice * self.stride + burn_in
+        points, envs, weights = self._draw_windows(batch_size, beta)
+        windows = self._lattice.begins(points)
         times = windows + np.arange(length)[:, None]
         is_start = (self.episode_steps[times % self.buffer_size, envs] == 0) & (times >= first) & (times < last)
 
@@ -354,21 +438,19 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
 
         offsets, columns = np.nonzero(is_start)
         starts = windows[columns] + offsets
-        pieces = (
+        pieces = _Pieces(
             np.concatenate([begins[tails], starts]),
             np.concatenate([envs[tails], envs[columns]]),
             np.concatenate([has_burn_in[tails], np.zeros(len(starts), dtype=bool)]),
             np.concatenate([tail_ends[tails], np.minimum(starts + length, last)]),
+            np.concatenate([weights[tails], weights[columns]]),
         )
         # A window always yields a piece, one with an episode start in it yields more
-        kept = np.random.permutation(len(pieces[0]))[:batch_size]
-        begins, envs, has_burn_in, ends = (array[kept] for array in pieces)
-        return begins, envs, has_burn_in, ends
+        return pieces.select(np.random.permutation(len(pieces.begins))[:batch_size])
 
-    def _get_sequences(
-        self, begins: np.ndarray, envs: np.ndarray, n_burn_in: int, ends: np.ndarray, vec_normalize: VecNormalize | None
-    ) -> RecurrentSequenceSamples:
-        prefixed = np.arange(len(begins)) < n_burn_in
+    def _get_sequences(self, pieces: _Pieces, vec_normalize: VecNormalize | None) -> RecurrentSequenceSamples:
+        begins, envs, prefixed, ends, weights = pieces
+        n_burn_in = int(prefixed.sum())
         firsts = begins + self.burn_in * prefixed
 
         offsets = np.arange(self.sequence_length or self._max_episode_length())[:, None]
@@ -400,8 +482,8 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
             mask=self.to_torch((steps < lengths).astype(np.float32), copy=False),
             initial_states=self._unpack(self._initial_states(begins, envs, is_start)),
             burn_in=burn_in,
-            weights=th.ones(len(begins), device=self.device),
-            indices=begins * self.n_envs + envs,
+            weights=self.to_torch(weights, copy=False),
+            indices=firsts * self.n_envs + envs,
         )
 
     def _initial_states(self, begins: np.ndarray, envs: np.ndarray, is_start: np.ndarray) -> np.ndarray:

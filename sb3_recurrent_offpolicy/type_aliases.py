@@ -48,7 +48,7 @@ class RecurrentSequenceSamples(NamedTuple):
     weights: th.Tensor
     """(B,) importance weights, ones for uniform replay"""
     indices: np.ndarray
-    """(B,) identity of each sequence: time index of its first step * n_envs + environment"""
+    """(B,) identity of each sequence: time index of its first learned step * n_envs + environment"""
 
 
 class ActionLogProbs(NamedTuple):

@@ -140,7 +140,7 @@ class Recorder:
 
             if history[first].starts:
                 assert burn_in == 0, "a sequence that begins with its episode needs no burn-in"
-            assert samples.indices[row] == begin * self.buffer.n_envs + env
+            assert samples.indices[row] == first * self.buffer.n_envs + env
             found.append((env, first, length, burn_in))
         assert th.equal(samples.weights, th.ones(samples.mask.shape[1]))
         return found

@@ -100,8 +100,6 @@ def test_every_step_is_trained_on_about_equally_often(
     for _ in range(150):
         samples = buffer.sample(256)
         times, envs = np.divmod(samples.indices, buffer.n_envs)
-        n_burn_in = 0 if samples.burn_in is None else samples.burn_in.previous_actions.shape[1]
-        times[:n_burn_in] += burn_in
         for env, first, length in zip(envs, times, samples.mask.sum(dim=0).int().tolist(), strict=True):
             counts.update(position[env, t] for t in range(first, first + length) if (env, t) in position)
     assert set(counts) == set(range(n_episode_steps))

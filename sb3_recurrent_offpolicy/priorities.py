@@ -1,0 +1,159 @@
+"""Who is replayed: windows of recorded time, in proportion to the temporal-difference errors of their steps."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+# So that a window whose errors are all zero is not lost for ever (Schaul et al. 2016)
+SMALLEST_PRIORITY = 1e-6
+# Windows whose priorities are computed at once, after many steps without an update
+CHUNK = 4096
+
+
+def sequence_priorities(errors: np.ndarray, mask: np.ndarray, eta: float) -> np.ndarray:
+    """
+    Priority of a sequence from those of its steps (Kapturowski et al. 2019, R2D2, section 2.3).
+
+    :param errors: absolute temporal-difference errors, (T, N)
+    :param mask: (T, N), true where there is a step to learn from, at least one in each column
+    :param eta: weight of the largest error; the mean has the rest
+    :return: (N,)
+    """
+    counted = np.where(mask, errors, 0.0)
+    return eta * counted.max(axis=0) + (1.0 - eta) * counted.sum(axis=0) / mask.sum(axis=0)
+
+
+class WindowLattice(NamedTuple):
+    """
+    Windows of ``length`` steps over a line of times; lattice point i has the one that begins at ``i * stride + offset``.
+    """
+
+    length: int
+    offset: int
+    stride: int
+
+    def touching(self, first: int, last: int) -> tuple[int, int]:
+        """
+        :param first: a time
+        :param last: a later time
+        :return: the first lattice point whose window touches [first, last), and the one after the last such
+        """
+        low = math.ceil((first - self.length + 1 - self.offset) / self.stride)
+        return low, (last - 1 - self.offset) // self.stride + 1
+
+    def begins(self, points: np.ndarray) -> np.ndarray:
+        """
+        :param points: lattice points
+        :return: the times at which their windows begin
+        """
+        return points * self.stride + self.offset
+
+
+class WindowPriorities:
+    """
+    Errors of the steps in a ring, and from them the priority of each window of a lattice.
+
+    A step belongs to several windows; all of them know its newest error. Errors are recorded at once, the priorities of
+    windows with new steps follow when they are next asked for.
+
+    :param n_rows: steps of each environment in the ring
+    :param n_envs: number of environments
+    :param lattice: the windows
+    :param alpha: exponent of the priorities; 0 would be uniform
+    :param eta: weight of the largest error in a window against their mean
+    """
+
+    def __init__(self, n_rows: int, n_envs: int, lattice: WindowLattice, alpha: float, eta: float):
+        self.lattice = lattice
+        self.alpha, self.eta = alpha, eta
+        self.errors = np.zeros((n_rows, n_envs), dtype=np.float32)
+        self.weights = np.zeros((self._n_slots(n_rows, lattice), n_envs))
+        # What a new step is given until its error is known: it shall be replayed soon
+        self.largest_error = 1.0
+        # Windows know the steps before this time
+        self._known_until = 0
+
+    @staticmethod
+    def _n_slots(n_rows: int, lattice: WindowLattice) -> int:
+        return math.ceil((n_rows + lattice.length) / lattice.stride) + 1
+
+    @classmethod
+    def estimate_nbytes(cls, n_rows: int, n_envs: int, lattice: WindowLattice) -> int:
+        """
+        :param n_rows: steps of each environment in the ring
+        :param n_envs: number of environments
+        :param lattice: the windows
+        :return: bytes that the arrays take
+        """
+        return n_envs * (4 * n_rows + 8 * cls._n_slots(n_rows, lattice))
+
+    def add(self, row: int) -> None:
+        """
+        :param row: of the ring, where a new step of every environment stands
+        """
+        self.errors[row] = self.largest_error
+
+    def record_newest(self, time: int, errors: np.ndarray) -> None:
+        """
+        Errors of steps as they were made, found while acting.
+
+        :param time: of the steps, recent
+        :param errors: absolute errors, (n_envs,)
+        """
+        self.errors[time % len(self.errors)] = errors
+        self.largest_error = max(self.largest_error, float(errors.max()))
+        self._known_until = min(self._known_until, time)
+
+    def record(self, times: np.ndarray, envs: np.ndarray, errors: np.ndarray, first: int, last: int) -> None:
+        """
+        Errors found while learning.
+
+        :param times: (N,)
+        :param envs: (N,)
+        :param errors: absolute errors, (N,)
+        :param first: first time that can be sampled
+        :param last: time after the last one
+        """
+        self.errors[times % len(self.errors), envs] = errors
+        self.largest_error = max(self.largest_error, float(errors.max(initial=0.0)))
+        n_envs = self.errors.shape[1]
+        # A step belongs to this many windows at most, the first of which may have ended before it
+        offsets = np.arange(math.ceil(self.lattice.length / self.lattice.stride) + 1)[:, None]
+        points = (times - self.lattice.length - self.lattice.offset) // self.lattice.stride + 1 + offsets
+        low, high = self.lattice.touching(first, last)
+        begins = self.lattice.begins(points)
+        touched = (points >= low) & (points < high) & (begins <= times) & (times < begins + self.lattice.length)
+        unique = np.unique((points * n_envs + envs)[touched])
+        self._refresh(unique // n_envs, unique % n_envs, first, last)
+
+    def sample(self, size: int, first: int, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """
+        :param size: number of windows
+        :param first: first time that can be sampled
+        :param last: time after the last one
+        :return: lattice points, environments, and probabilities relative to uniform sampling, (size,) each
+        """
+        self._refresh_new(first, last)
+        low, high = self.lattice.touching(first, last)
+        cumulative = self.weights[np.arange(low, high) % len(self.weights)].cumsum()
+        total = cumulative[-1]
+        # Rounding must not lead behind the last window
+        flat = np.minimum(cumulative.searchsorted(np.random.random(size) * total, side="right"), len(cumulative) - 1)
+        points, envs = low + flat // self.errors.shape[1], flat % self.errors.shape[1]
+        return points, envs, self.weights[points % len(self.weights), envs] * len(cumulative) / total
+
+    def _refresh_new(self, first: int, last: int) -> None:
+        n_envs = self.errors.shape[1]
+        low, high = self.lattice.touching(max(first, self._known_until), last)
+        for begin in range(low, high, CHUNK):
+            points = np.arange(begin, min(begin + CHUNK, high))
+            self._refresh(points.repeat(n_envs), np.tile(np.arange(n_envs), len(points)), first, last)
+        self._known_until = last
+
+    def _refresh(self, points: np.ndarray, envs: np.ndarray, first: int, last: int) -> None:
+        times = self.lattice.begins(points) + np.arange(self.lattice.length)[:, None]
+        mask = (times >= first) & (times < last)
+        errors = self.errors[times % len(self.errors), envs]
+        priorities = sequence_priorities(errors, mask, self.eta) + SMALLEST_PRIORITY
+        self.weights[points % len(self.weights), envs] = priorities**self.alpha
