@@ -74,7 +74,7 @@ CALLS: dict[type[RecurrentOffPolicyAlgorithm], Calls] = {
 }
 
 
-def trained_model(algorithm: type[RecurrentOffPolicyAlgorithm], device: str) -> RecurrentOffPolicyAlgorithm:
+def trained_model(algorithm: type[RecurrentOffPolicyAlgorithm], device: str) -> Any:
     model = algorithm(
         "MlpLstmPolicy",
         make_vec_env("Pendulum-v1", n_envs=4, seed=0),

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterable
 from functools import partial
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch as th
@@ -27,8 +27,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch.utils._pytree import tree_map
 
 from sb3_recurrent_offpolicy.buffers import RecurrentSequenceReplayBuffer
-from sb3_recurrent_offpolicy.networks import RecurrentActor, RecurrentCritic
-from sb3_recurrent_offpolicy.policies import RecurrentActorCriticPolicy
+from sb3_recurrent_offpolicy.policies import RecurrentPolicy
 from sb3_recurrent_offpolicy.preprocessing import encode_actions
 from sb3_recurrent_offpolicy.type_aliases import RecurrentSequenceSamples, RNNStates
 
@@ -50,10 +49,14 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
     :param max_grad_norm: clip gradients to this norm, None not to
     """
 
-    policy: RecurrentActorCriticPolicy
-    actor: RecurrentActor
-    critic: RecurrentCritic
-    critic_target: RecurrentCritic
+    # Networks of the policy that are attributes of the algorithm too, and what has an optimizer among them
+    network_names: ClassVar[tuple[str, ...]] = ("actor", "critic", "critic_target")
+    optimizer_names: ClassVar[tuple[str, ...]] = ("actor.optimizer", "critic.optimizer")
+
+    # Our own parameters that the replay buffer is to be told
+    buffer_parameters: ClassVar[tuple[str, ...]] = ("sequence_length", "burn_in", "state_init")
+
+    policy: RecurrentPolicy
     replay_buffer: RecurrentSequenceReplayBuffer
     _last_episode_starts: np.ndarray
     _last_lstm_states: RNNStates
@@ -84,7 +87,7 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
                 "(hindsight relabelling would also invalidate them): leave it None, or pass a subclass of "
                 "RecurrentSequenceReplayBuffer"
             )
-        own = {"sequence_length", "burn_in", "state_init"} & set(replay_buffer_kwargs or {})
+        own = set(self.buffer_parameters) & set(replay_buffer_kwargs or {})
         if own:
             raise ValueError(f"replay_buffer_kwargs has {sorted(own)}: pass them to {type(self).__name__} itself")
         if n_steps < 1:
@@ -141,9 +144,7 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
             raise ValueError(
                 f"action_space={self.action_space} must start at 0: use gymnasium.wrappers.TransformAction to shift it"
             )
-        self.replay_buffer_kwargs = self.replay_buffer_kwargs | dict(
-            sequence_length=self.sequence_length, burn_in=self.burn_in, state_init=self.state_init
-        )
+        self.replay_buffer_kwargs = self.replay_buffer_kwargs | {name: getattr(self, name) for name in self.buffer_parameters}
         with warnings.catch_warnings():
             # SB3 leaves n-step returns to the buffer, here they are computed inside the sequences
             warnings.filterwarnings("ignore", message="`n_steps=")
@@ -152,20 +153,22 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
         if isinstance(self.action_noise, VectorizedActionNoise) and self.action_noise.n_envs != self.n_envs:
             # Loaded with another number of environments: SB3 vectorises the noise of one anew
             self.action_noise = self.action_noise.base_noise
+        initial_states = self.policy.initial_states(self.n_envs)
         previous_actions = getattr(self, "_last_previous_actions", None)
         if previous_actions is not None and len(previous_actions) == self.n_envs:
             # A loaded model can go on in the middle of an episode (load with force_reset=False)
             memory = self._last_lstm_states, self._last_previous_actions
-            self._last_lstm_states, self._last_previous_actions = tree_map(lambda tensor: tensor.to(self.device), memory)
+            states, self._last_previous_actions = tree_map(lambda tensor: tensor.to(self.device), memory)
+            # A shared memory is one object, which saving has made two
+            self._last_lstm_states = RNNStates(states.pi, states.pi) if initial_states.vf is initial_states.pi else states
         else:
-            self._last_lstm_states = self.policy.initial_states(self.n_envs)
+            self._last_lstm_states = initial_states
             self._last_previous_actions = th.zeros(self.n_envs, self.policy.action_encoding_dim, device=self.device)
             self._discounted_returns = np.zeros(self.n_envs)
 
     def _create_aliases(self) -> None:
-        self.actor = self.policy.actor
-        self.critic = self.policy.critic
-        self.critic_target = self.policy.critic_target
+        for name in self.network_names:
+            setattr(self, name, getattr(self.policy, name))
 
     # ----------------------------------------------------------------- acting
 
@@ -173,19 +176,20 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
         # The policy is asked in the random warm-up too: its steps are replayed with the memory they were made with
-        assert self._last_obs is not None, "self._last_obs was not set"
-        buffer_action, self._staged_lstm_states = self.policy.act(
-            self._last_obs,
-            self._last_lstm_states,
-            self._last_previous_actions,
-            self._last_episode_starts,
-        )
+        buffer_action, self._staged_lstm_states = self._act()
         if self.num_timesteps < learning_starts and not (self.use_sde and self.use_sde_at_warmup):
             unscaled_action = np.array([self.action_space.sample() for _ in range(n_envs)])
             buffer_action = self.policy.scale_action(unscaled_action)
         if action_noise is not None:
             buffer_action = np.clip(buffer_action + action_noise(), -1, 1)
         return self.policy.unscale_action(buffer_action), buffer_action
+
+    def _act(self) -> tuple[np.ndarray, RNNStates]:
+        """
+        :return: actions of the exploring policy as the replay buffer stores them, and the memories after the step
+        """
+        assert self._last_obs is not None, "self._last_obs was not set"
+        return self.policy.act(self._last_obs, self._last_lstm_states, self._last_previous_actions, self._last_episode_starts)
 
     def _store_transition(
         self,
@@ -255,8 +259,20 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
         :param batch_size: number of sequences
         :return: sequences with normalised observations and scaled rewards
         """
-        samples = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
+        beta = self.replay_buffer.importance_beta
+        if beta > 0:
+            # Annealed to 1 towards the end of training (Schaul et al. 2016, section 3.4)
+            beta = 1.0 - (1.0 - beta) * self._current_progress_remaining
+        samples = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env, importance_beta=beta)
         return samples._replace(rewards=samples.rewards * self._reward_factor())
+
+    def _update_priorities(self, samples: RecurrentSequenceSamples, squared_errors: th.Tensor) -> None:
+        """
+        :param samples: the batch
+        :param squared_errors: squared temporal-difference errors, (T, B), the mean of several critics'
+        """
+        if self.replay_buffer.priority_alpha > 0:
+            self.replay_buffer.update_priorities(samples, squared_errors.detach().sqrt())
 
     def _update_return_statistics(self) -> None:
         if self._new_returns:
@@ -321,7 +337,7 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
             self._last_lstm_states, self._last_previous_actions = on_device
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "actor", "critic", "critic_target", "_staged_lstm_states"]
+        return [*super()._excluded_save_params(), *self.network_names, "_staged_lstm_states"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        return ["policy", "actor.optimizer", "critic.optimizer"], []
+        return ["policy", *self.optimizer_names], []

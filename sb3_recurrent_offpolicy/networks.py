@@ -410,3 +410,48 @@ class RecurrentDiscreteCritic(RecurrentCritic):
 
     def policy_values(self, latents: th.Tensor, policy: ActionLogProbs) -> tuple[th.Tensor, ...]:
         return tuple(q_network(latents) for q_network in self.q_networks)
+
+
+class RecurrentQNetwork(BaseModel):
+    """
+    Q(m_t, features(o_t), .), one output per action, that also acts: for Q-learning.
+
+    With dueling heads, Q = V + A - mean(A) over actions (Wang et al. 2016, eq. 9): the mean makes V and A identifiable.
+
+    :param encoder: the memory
+    :param net_arch: hidden layers of each head
+    :param activation_fn: activation function
+    :param dueling: one head for the value, one for the advantages
+    """
+
+    def __init__(self, encoder: HistoryEncoder, net_arch: list[int], activation_fn: type[nn.Module], dueling: bool):
+        super().__init__(encoder.observation_space, encoder.action_space, normalize_images=encoder.normalize_images)
+        self.encoder = encoder
+        n_actions = get_flattened_obs_dim(self.action_space)
+        self.advantages = Head(encoder.latent_dim, n_actions, net_arch, activation_fn)
+        self.value = Head(encoder.latent_dim, 1, net_arch, activation_fn) if dueling else None
+
+    def encode(self, samples: RecurrentSequenceSamples) -> th.Tensor:
+        """
+        :param samples: a batch from the replay buffer
+        :return: latents of o_0 .. o_T: (T+1, B, latent_dim)
+        """
+        return self.encoder.encode(samples, samples.initial_states.pi)
+
+    def q_values(self, latents: th.Tensor) -> th.Tensor:
+        """
+        :param latents: (..., latent_dim)
+        :return: (..., n_actions)
+        """
+        advantages = self.advantages(latents)
+        if self.value is None:
+            return advantages
+        return self.value(latents) + advantages - advantages.mean(dim=-1, keepdim=True)
+
+    def forward(self, latents: th.Tensor, deterministic: bool = True) -> th.Tensor:
+        """
+        :param latents: (B, latent_dim)
+        :param deterministic: without effect, exploration is the algorithm's
+        :return: the best actions: (B,)
+        """
+        return self.q_values(latents).argmax(dim=-1)

@@ -29,39 +29,31 @@ from sb3_recurrent_offpolicy.networks import (
     RecurrentContinuousCritic,
     RecurrentCritic,
     RecurrentDiscreteCritic,
+    RecurrentQNetwork,
     SquashedGaussianActor,
 )
 from sb3_recurrent_offpolicy.preprocessing import encode_actions
 from sb3_recurrent_offpolicy.type_aliases import CoreState, RNNStates
 
 
-class RecurrentActorCriticPolicy(BasePolicy):
+class RecurrentPolicy(BasePolicy):
     """
-    Actor and critic, each with its memory, and their targets: what the actor-critic algorithms share.
-
-    Whatever actor and critic share is trained by the critic loss alone: training a memory with both losses fails (Ni et al.
-    2022; Yang & Nguyen 2021).
+    Networks with memory, slowly moving copies of some of them, and how to act: what all policies share.
 
     :param observation_space: observation space
     :param action_space: action space
     :param lr_schedule: learning rate schedule (could be constant)
-    :param net_arch: hidden layers behind the memory, as a list or as ``dict(pi=..., qf=...)``. Default: [128, 128], enough
-        because the memory comes before it
+    :param net_arch: hidden layers behind the memory. Default: [128, 128], enough because the memory comes before it
     :param activation_fn: activation function of these layers
     :param features_extractor_class: features extractor to use before the memory. The default passes vectors as they are:
         a layer in front of the memory slows learning
     :param features_extractor_kwargs: keyword arguments to pass to the features extractor
-    :param share_features_extractor: share it between actor and critic
     :param normalize_images: whether to divide images by 255
     :param optimizer_class: the optimizer to use
     :param optimizer_kwargs: additional keyword arguments, excluding the learning rate. To those of Adam and AdamW
         ``fused=True`` is added, the same steps in a single kernel
-    :param n_critics: number of Q-value heads
     :param lstm_hidden_size: number of hidden units of each memory layer (LSTM or GRU)
     :param n_lstm_layers: number of memory layers
-    :param shared_lstm: actor and critic share one memory
-    :param enable_critic_lstm: give the critic a memory of its own; if neither this nor ``shared_lstm``, the critic sees
-        the current observation only
     :param lstm_kwargs: additional keyword arguments for the memory
     :param core_class: the kind of memory: ``LSTMCore``, ``GRUCore``, or your own
         :class:`~sb3_recurrent_offpolicy.cores.RecurrentCore`
@@ -69,11 +61,8 @@ class RecurrentActorCriticPolicy(BasePolicy):
         far below 1: a small change of weights moves a long unroll a lot (Luo et al. 2024, RESeL: 1e-5 against 3e-4)
     """
 
-    actor: RecurrentActor
-    critic: RecurrentCritic
-    critic_target: RecurrentCritic
-    # Networks that a slowly moving copy follows, critic last
-    followed: ClassVar[tuple[str, ...]] = ("critic",)
+    # Networks that a slowly moving copy follows, named NAME_target
+    followed: ClassVar[tuple[str, ...]]
 
     def __init__(
         self,
@@ -84,31 +73,16 @@ class RecurrentActorCriticPolicy(BasePolicy):
         activation_fn: type[nn.Module] = nn.ReLU,
         features_extractor_class: type[BaseFeaturesExtractor] = FlattenExtractor,
         features_extractor_kwargs: dict[str, Any] | None = None,
-        share_features_extractor: bool = False,
         normalize_images: bool = True,
         optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
-        n_critics: int = 2,
         lstm_hidden_size: int = 128,
         n_lstm_layers: int = 1,
-        shared_lstm: bool = False,
-        enable_critic_lstm: bool = True,
         lstm_kwargs: dict[str, Any] | None = None,
         core_class: type[RecurrentCore] = LSTMCore,
         memory_lr_scale: float = 1.0,
     ):
-        if shared_lstm and enable_critic_lstm:
-            raise ValueError(
-                "shared_lstm=True and enable_critic_lstm=True exclude each other: choose enable_critic_lstm=False for one "
-                "memory, or shared_lstm=False for two"
-            )
-        for name, value in (
-            ("lstm_hidden_size", lstm_hidden_size),
-            ("n_lstm_layers", n_lstm_layers),
-            ("n_critics", n_critics),
-        ):
-            if value < 1:
-                raise ValueError(f"{name}={value} must be at least 1")
+        _require_positive(lstm_hidden_size=lstm_hidden_size, n_lstm_layers=n_lstm_layers)
         optimizer_kwargs = optimizer_kwargs or {}
         if optimizer_class in (th.optim.Adam, th.optim.AdamW) and not {"foreach", "differentiable"} & set(optimizer_kwargs):
             optimizer_kwargs = {"fused": True} | optimizer_kwargs
@@ -124,12 +98,8 @@ class RecurrentActorCriticPolicy(BasePolicy):
         )
         self.net_arch = [128, 128] if net_arch is None else net_arch
         self.activation_fn = activation_fn
-        self.share_features_extractor = share_features_extractor
-        self.n_critics = n_critics
         self.lstm_hidden_size = lstm_hidden_size
         self.n_lstm_layers = n_lstm_layers
-        self.shared_lstm = shared_lstm
-        self.enable_critic_lstm = enable_critic_lstm
         self.lstm_kwargs = lstm_kwargs or {}
         self.core_class = core_class
         self.memory_lr_scale = memory_lr_scale
@@ -138,20 +108,15 @@ class RecurrentActorCriticPolicy(BasePolicy):
         self._build(lr_schedule)
 
     def _build(self, lr_schedule: Schedule) -> None:
-        actor_arch, critic_arch = get_actor_critic_arch(self.net_arch)
-        critic_has_memory = self.shared_lstm or self.enable_critic_lstm
-        critic_encoder = self.make_encoder(self.make_features_extractor(), self.core_class if critic_has_memory else NoCore)
-        actor_encoder = critic_encoder
-        if not self.shared_lstm:
-            extractor = critic_encoder.features_extractor
-            # Without parameters there is nothing to learn apart, and acting extracts features once
-            shared = self.share_features_extractor or next(extractor.parameters(), None) is None
-            actor_encoder = self.make_encoder(
-                extractor if shared else self.make_features_extractor(), self.core_class, detach_features=shared
-            )
+        """Make networks, their targets and optimizers."""
+        raise NotImplementedError
 
-        self.actor = self._make_actor(actor_encoder, actor_arch)
-        self.critic = self._make_critic(critic_encoder, critic_arch)
+    @property
+    def acting(self) -> RecurrentActor | RecurrentQNetwork:
+        """The network that chooses actions."""
+        raise NotImplementedError
+
+    def _make_targets(self) -> None:
         # Copied together, so that what they share is shared by the targets too
         online = [getattr(self, name) for name in self.followed]
         targets = copy.deepcopy(online)
@@ -163,17 +128,6 @@ class RecurrentActorCriticPolicy(BasePolicy):
         # Once each, however many networks share them; in the same order for both
         self._online: list[th.Tensor] = list(dict.fromkeys(chain.from_iterable(map(nn.Module.parameters, online))))
         self._targets: list[th.Tensor] = list(dict.fromkeys(chain.from_iterable(map(nn.Module.parameters, targets))))
-
-        critic_parameters = set(self.critic.parameters())
-        own_parameters = [parameter for parameter in self.actor.parameters() if parameter not in critic_parameters]
-        self.actor.optimizer = self._make_optimizer(own_parameters, self.actor.encoder.core, lr_schedule)
-        self.critic.optimizer = self._make_optimizer(list(self.critic.parameters()), critic_encoder.core, lr_schedule)
-
-    def _make_actor(self, encoder: HistoryEncoder, net_arch: list[int]) -> RecurrentActor:
-        raise NotImplementedError
-
-    def _make_critic(self, encoder: HistoryEncoder, net_arch: list[int]) -> RecurrentCritic:
-        return RecurrentContinuousCritic(encoder, net_arch, self.activation_fn, self.n_critics)
 
     def make_encoder(
         self, features_extractor: BaseFeaturesExtractor, core_class: type[RecurrentCore], detach_features: bool = False
@@ -215,14 +169,10 @@ class RecurrentActorCriticPolicy(BasePolicy):
             lr_schedule=self._dummy_schedule,  # not needed for loading the policy alone
             features_extractor_class=self.features_extractor_class,
             features_extractor_kwargs=self.features_extractor_kwargs,
-            share_features_extractor=self.share_features_extractor,
             optimizer_class=self.optimizer_class,
             optimizer_kwargs=self.optimizer_kwargs,
-            n_critics=self.n_critics,
             lstm_hidden_size=self.lstm_hidden_size,
             n_lstm_layers=self.n_lstm_layers,
-            shared_lstm=self.shared_lstm,
-            enable_critic_lstm=self.enable_critic_lstm,
             lstm_kwargs=self.lstm_kwargs,
             core_class=self.core_class,
             memory_lr_scale=self.memory_lr_scale,
@@ -231,12 +181,13 @@ class RecurrentActorCriticPolicy(BasePolicy):
 
     def set_training_mode(self, mode: bool) -> None:
         """
-        Put actor and critic in training or evaluation mode; targets stay in evaluation mode.
+        Put the networks in training or evaluation mode; targets stay in evaluation mode.
 
         :param mode: if true, set to training mode, else set to evaluation mode
         """
-        self.actor.set_training_mode(mode)
-        self.critic.set_training_mode(mode)
+        for name, network in self.named_children():
+            if not name.endswith("_target"):
+                network.train(mode)
         self.training = mode
 
     @th.no_grad()
@@ -262,46 +213,38 @@ class RecurrentActorCriticPolicy(BasePolicy):
     def initial_states(self, n_envs: int) -> RNNStates:
         """
         :param n_envs: number of environments
-        :return: memories of actor and critic at the start of an episode: zeros, each (n_layers, n_envs, hidden)
+        :return: all memories at the start of an episode: zeros, each (n_layers, n_envs, hidden). ``vf`` is ``pi`` itself
+            where there is one memory only
         """
-        pi = self.actor.encoder.core.initial_state(n_envs)
-        return RNNStates(pi, pi if self.shared_lstm else self.critic.encoder.core.initial_state(n_envs))
+        raise NotImplementedError
 
     @property
     def state_size(self) -> int:
         """Floats that the memories of one environment take in the replay buffer."""
-        states = self.initial_states(1)
-        return sum(array.numel() for part in states[: 1 if self.shared_lstm else 2] for array in part)
+        pi, vf = self.initial_states(1)
+        return sum(array.numel() for part in ((pi,) if vf is pi else (pi, vf)) for array in part)
 
     def forward(
         self, observation: PyTorchObs, lstm_states: RNNStates, previous_actions: th.Tensor, deterministic: bool = False
     ) -> tuple[th.Tensor, RNNStates]:
         """
-        Advance the memories of actor and critic by one step.
+        Advance all memories by one step.
 
         :param observation: (n_envs, *obs), or a dict of them
         :param lstm_states: memories before the step, zero where an episode starts
         :param previous_actions: encoded actions of the step before, (n_envs, A), zero where an episode starts
         :param deterministic: the most likely action rather than a sampled one
-        :return: actions as the replay buffer stores them, in [-1, 1] for Box, and the memories after the step
+        :return: actions as the replay buffer stores them, in [-1, 1] for Box (a Q-learner: the values of all actions), and
+            the memories after the step
         """
-        actor, critic = self.actor.encoder, self.critic.encoder
-        inputs, features = actor.inputs(observation, previous_actions)
-        latents, pi = actor.step(inputs, features, lstm_states.pi)
-        actions = self.actor(latents, deterministic)
-        if self.shared_lstm:
-            return actions, RNNStates(pi, pi)
-        if critic.features_extractor is not actor.features_extractor:
-            inputs, features = critic.inputs(observation, previous_actions)
-        _, vf = critic.core.step(inputs, lstm_states.vf)
-        return actions, RNNStates(pi, vf)
+        raise NotImplementedError
 
     def _predict(  # type: ignore[override]
         self, observation: PyTorchObs, state: CoreState, previous_actions: th.Tensor, deterministic: bool = False
     ) -> tuple[th.Tensor, CoreState]:
-        encoder = self.actor.encoder
+        encoder = self.acting.encoder
         latents, state = encoder.step(*encoder.inputs(observation, previous_actions), state)
-        return self.actor(latents, deterministic), state
+        return self.acting(latents, deterministic), state
 
     @th.inference_mode()
     def act(
@@ -318,12 +261,14 @@ class RecurrentActorCriticPolicy(BasePolicy):
         :param lstm_states: memories before the step
         :param previous_actions: encoded actions of the step before, (n_envs, A)
         :param episode_starts: (n_envs,), forget memory and previous action there
-        :return: actions as the replay buffer stores them, in [-1, 1] for Box, and the memories after the step
+        :return: what :meth:`forward` says, and the memories after the step
         """
         observation_tensor, _ = self.obs_to_tensor(observation)
         if episode_starts.any():
-            pi, vf = (self._forget(part, episode_starts) for part in lstm_states)
-            lstm_states = RNNStates(pi, vf)
+            pi = self._forget(lstm_states.pi, episode_starts)
+            lstm_states = RNNStates(
+                pi, pi if lstm_states.vf is lstm_states.pi else self._forget(lstm_states.vf, episode_starts)
+            )
             (previous_actions,) = self._forget((previous_actions,), episode_starts)
         actions, lstm_states = self.forward(observation_tensor, lstm_states, previous_actions)
         return actions.cpu().numpy(), lstm_states
@@ -397,7 +342,7 @@ class RecurrentActorCriticPolicy(BasePolicy):
                 f"episode_start has shape {episode_starts.shape}, the observation is of {n_envs} environment(s): pass "
                 f"({n_envs},) bools"
             )
-        expected = [(layers, n_envs, hidden) for layers, hidden in self.actor.encoder.core.state_shapes]
+        expected = [(layers, n_envs, hidden) for layers, hidden in self.acting.encoder.core.state_shapes]
         expected.append((1, n_envs, self.action_encoding_dim))
         if state is None:
             return tuple(np.zeros(shape, dtype=np.float32) for shape in expected), episode_starts
@@ -413,6 +358,111 @@ class RecurrentActorCriticPolicy(BasePolicy):
     def _forget(state: CoreState, episode_starts: np.ndarray) -> CoreState:
         """Zero, in tensors (..., n_envs, hidden), what belongs to environments where an episode starts."""
         return tuple(array.masked_fill(th.as_tensor(episode_starts[:, None], device=array.device), 0.0) for array in state)
+
+
+class RecurrentActorCriticPolicy(RecurrentPolicy):
+    """
+    Actor and critic, each with its memory, and their targets: what the actor-critic algorithms share.
+
+    Whatever actor and critic share is trained by the critic loss alone: training a memory with both losses fails (Ni et al.
+    2022; Yang & Nguyen 2021).
+
+    :param observation_space: observation space
+    :param action_space: action space
+    :param lr_schedule: learning rate schedule (could be constant)
+    :param share_features_extractor: share it between actor and critic
+    :param n_critics: number of Q-value heads
+    :param shared_lstm: actor and critic share one memory
+    :param enable_critic_lstm: give the critic a memory of its own; if neither this nor ``shared_lstm``, the critic sees
+        the current observation only
+    :param kwargs: as for :class:`RecurrentPolicy`; ``net_arch`` can be ``dict(pi=..., qf=...)``
+    """
+
+    actor: RecurrentActor
+    critic: RecurrentCritic
+    critic_target: RecurrentCritic
+    followed: ClassVar[tuple[str, ...]] = ("critic",)
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        lr_schedule: Schedule,
+        share_features_extractor: bool = False,
+        n_critics: int = 2,
+        shared_lstm: bool = False,
+        enable_critic_lstm: bool = True,
+        **kwargs: Any,
+    ):
+        if shared_lstm and enable_critic_lstm:
+            raise ValueError(
+                "shared_lstm=True and enable_critic_lstm=True exclude each other: choose enable_critic_lstm=False for one "
+                "memory, or shared_lstm=False for two"
+            )
+        _require_positive(n_critics=n_critics)
+        self.share_features_extractor = share_features_extractor
+        self.n_critics = n_critics
+        self.shared_lstm = shared_lstm
+        self.enable_critic_lstm = enable_critic_lstm
+        super().__init__(observation_space, action_space, lr_schedule, **kwargs)
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        actor_arch, critic_arch = get_actor_critic_arch(self.net_arch)
+        critic_has_memory = self.shared_lstm or self.enable_critic_lstm
+        critic_encoder = self.make_encoder(self.make_features_extractor(), self.core_class if critic_has_memory else NoCore)
+        actor_encoder = critic_encoder
+        if not self.shared_lstm:
+            extractor = critic_encoder.features_extractor
+            # Without parameters there is nothing to learn apart, and acting extracts features once
+            shared = self.share_features_extractor or next(extractor.parameters(), None) is None
+            actor_encoder = self.make_encoder(
+                extractor if shared else self.make_features_extractor(), self.core_class, detach_features=shared
+            )
+
+        self.actor = self._make_actor(actor_encoder, actor_arch)
+        self.critic = self._make_critic(critic_encoder, critic_arch)
+        self._make_targets()
+
+        critic_parameters = set(self.critic.parameters())
+        own_parameters = [parameter for parameter in self.actor.parameters() if parameter not in critic_parameters]
+        self.actor.optimizer = self._make_optimizer(own_parameters, self.actor.encoder.core, lr_schedule)
+        self.critic.optimizer = self._make_optimizer(list(self.critic.parameters()), critic_encoder.core, lr_schedule)
+
+    def _make_actor(self, encoder: HistoryEncoder, net_arch: list[int]) -> RecurrentActor:
+        raise NotImplementedError
+
+    def _make_critic(self, encoder: HistoryEncoder, net_arch: list[int]) -> RecurrentCritic:
+        return RecurrentContinuousCritic(encoder, net_arch, self.activation_fn, self.n_critics)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return super()._get_constructor_parameters() | dict(
+            share_features_extractor=self.share_features_extractor,
+            n_critics=self.n_critics,
+            shared_lstm=self.shared_lstm,
+            enable_critic_lstm=self.enable_critic_lstm,
+        )
+
+    @property
+    def acting(self) -> RecurrentActor:
+        return self.actor
+
+    def initial_states(self, n_envs: int) -> RNNStates:
+        pi = self.actor.encoder.core.initial_state(n_envs)
+        return RNNStates(pi, pi if self.shared_lstm else self.critic.encoder.core.initial_state(n_envs))
+
+    def forward(
+        self, observation: PyTorchObs, lstm_states: RNNStates, previous_actions: th.Tensor, deterministic: bool = False
+    ) -> tuple[th.Tensor, RNNStates]:
+        actor, critic = self.actor.encoder, self.critic.encoder
+        inputs, features = actor.inputs(observation, previous_actions)
+        latents, pi = actor.step(inputs, features, lstm_states.pi)
+        actions = self.actor(latents, deterministic)
+        if self.shared_lstm:
+            return actions, RNNStates(pi, pi)
+        if critic.features_extractor is not actor.features_extractor:
+            inputs, features = critic.inputs(observation, previous_actions)
+        _, vf = critic.core.step(inputs, lstm_states.vf)
+        return actions, RNNStates(pi, vf)
 
 
 class RecurrentTD3Policy(RecurrentActorCriticPolicy):
@@ -539,3 +589,92 @@ class SACMultiInputGruPolicy(RecurrentSACPolicy):
     """As :class:`RecurrentSACPolicy`, for dict observations, remembering with a GRU."""
 
     __init__ = partialmethod(RecurrentSACPolicy.__init__, features_extractor_class=CombinedExtractor, core_class=GRUCore)
+
+
+class R2D2Policy(RecurrentPolicy):
+    """
+    Policy for R2D2: Q-values of all actions behind one memory, and their target.
+
+    :param observation_space: observation space
+    :param action_space: action space
+    :param lr_schedule: learning rate schedule (could be constant)
+    :param dueling: values and advantages in heads of their own (Wang et al. 2016)
+    :param kwargs: as for :class:`RecurrentPolicy`; ``net_arch`` is a list
+    """
+
+    q_net: RecurrentQNetwork
+    q_net_target: RecurrentQNetwork
+    followed = ("q_net",)
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        lr_schedule: Schedule,
+        dueling: bool = True,
+        **kwargs: Any,
+    ):
+        self.dueling = dueling
+        super().__init__(observation_space, action_space, lr_schedule, **kwargs)
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        if not isinstance(self.net_arch, list):
+            raise ValueError(f"net_arch={self.net_arch} must be a list: there is one network only")
+        encoder = self.make_encoder(self.make_features_extractor(), self.core_class)
+        self.q_net = RecurrentQNetwork(encoder, self.net_arch, self.activation_fn, self.dueling)
+        self._make_targets()
+        self.optimizer = self._make_optimizer(list(self.q_net.parameters()), encoder.core, lr_schedule)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return super()._get_constructor_parameters() | dict(dueling=self.dueling)
+
+    @property
+    def acting(self) -> RecurrentQNetwork:
+        return self.q_net
+
+    def initial_states(self, n_envs: int) -> RNNStates:
+        state = self.q_net.encoder.core.initial_state(n_envs)
+        return RNNStates(state, state)
+
+    def forward(
+        self, observation: PyTorchObs, lstm_states: RNNStates, previous_actions: th.Tensor, deterministic: bool = False
+    ) -> tuple[th.Tensor, RNNStates]:
+        encoder = self.q_net.encoder
+        latents, state = encoder.step(*encoder.inputs(observation, previous_actions), lstm_states.pi)
+        return self.q_net.q_values(latents), RNNStates(state, state)
+
+
+class R2D2CnnLstmPolicy(R2D2Policy):
+    """As :class:`R2D2Policy`, for images."""
+
+    __init__ = partialmethod(R2D2Policy.__init__, features_extractor_class=NatureCNN)
+
+
+class R2D2MultiInputLstmPolicy(R2D2Policy):
+    """As :class:`R2D2Policy`, for dict observations."""
+
+    __init__ = partialmethod(R2D2Policy.__init__, features_extractor_class=CombinedExtractor)
+
+
+class R2D2MlpGruPolicy(R2D2Policy):
+    """As :class:`R2D2Policy`, remembering with a GRU."""
+
+    __init__ = partialmethod(R2D2Policy.__init__, core_class=GRUCore)
+
+
+class R2D2CnnGruPolicy(R2D2Policy):
+    """As :class:`R2D2Policy`, for images, remembering with a GRU."""
+
+    __init__ = partialmethod(R2D2Policy.__init__, features_extractor_class=NatureCNN, core_class=GRUCore)
+
+
+class R2D2MultiInputGruPolicy(R2D2Policy):
+    """As :class:`R2D2Policy`, for dict observations, remembering with a GRU."""
+
+    __init__ = partialmethod(R2D2Policy.__init__, features_extractor_class=CombinedExtractor, core_class=GRUCore)
+
+
+def _require_positive(**values: int) -> None:
+    for name, value in values.items():
+        if value < 1:
+            raise ValueError(f"{name}={value} must be at least 1")

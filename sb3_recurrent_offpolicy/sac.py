@@ -11,7 +11,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
 from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
-from sb3_recurrent_offpolicy.networks import CategoricalActor, SquashedGaussianActor
+from sb3_recurrent_offpolicy.networks import CategoricalActor, RecurrentCritic, SquashedGaussianActor
 from sb3_recurrent_offpolicy.policies import (
     RecurrentSACPolicy,
     SACCnnGruPolicy,
@@ -86,6 +86,8 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
 
     policy: RecurrentSACPolicy
     actor: SquashedGaussianActor | CategoricalActor
+    critic: RecurrentCritic
+    critic_target: RecurrentCritic
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "MlpLstmPolicy": RecurrentSACPolicy,
@@ -266,6 +268,7 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
 
             # Optimize the critic
             self._minimize(critic_loss, self.critic.optimizer)
+            self._update_priorities(samples, errors / len(current_q_values))
 
             # Compute actor loss; the critic's memory is given, not to be changed by it
             # Min over all critic networks

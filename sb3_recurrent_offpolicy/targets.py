@@ -44,3 +44,32 @@ def n_step_targets(
         successors = th.where(mask[1:] > 0, targets[1:], next_values[:-1])
         targets = rewards + discounts * th.cat([successors, next_values[-1:]])
     return targets
+
+
+def rescale_values(values: th.Tensor, epsilon: float = 1e-3) -> th.Tensor:
+    """
+    Squash values of any size into a range that a network can learn (Pohlen et al. 2018, proposition A.2):
+
+    .. math:: h(x) = \\operatorname{sign}(x) (\\sqrt{|x| + 1} - 1) + \\varepsilon x
+
+    :param values: any shape
+    :param epsilon: keeps the inverse Lipschitz continuous
+    :return: the same shape
+    """
+    return values.sign() * ((values.abs() + 1.0).sqrt() - 1.0) + epsilon * values
+
+
+def unrescale_values(values: th.Tensor, epsilon: float = 1e-3) -> th.Tensor:
+    """
+    The inverse of :func:`rescale_values`, written so that float32 does not cancel digits away: with s = sqrt(|x| + 1),
+    |h| = (s - 1) + epsilon (s - 1)(s + 1) is a quadratic equation in s - 1.
+
+    :param values: any shape
+    :param epsilon: as there
+    :return: the same shape
+    """
+    size = values.abs()
+    b = 1.0 + 2.0 * epsilon
+    # The root of epsilon u^2 + b u - |h| = 0 in the form without a difference of near numbers
+    u = 2.0 * size / (b + (b * b + 4.0 * epsilon * size).sqrt())
+    return values.sign() * u * (u + 2.0)

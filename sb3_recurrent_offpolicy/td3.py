@@ -71,6 +71,8 @@ class RecurrentTD3(RecurrentOffPolicyAlgorithm):
     :param _init_setup_model: whether or not to build the network at the creation of the instance
     """
 
+    network_names = ("actor", "actor_target", "critic", "critic_target")
+
     policy: RecurrentTD3Policy
     actor: DeterministicActor
     actor_target: DeterministicActor
@@ -158,10 +160,6 @@ class RecurrentTD3(RecurrentOffPolicyAlgorithm):
         if _init_setup_model:
             self._setup_model()
 
-    def _create_aliases(self) -> None:
-        super()._create_aliases()
-        self.actor_target = self.policy.actor_target
-
     def train(self, gradient_steps: int, batch_size: int = 16) -> None:
         # Switch to train mode (this affects batch norm / dropout)
         self.policy.set_training_mode(True)
@@ -201,6 +199,7 @@ class RecurrentTD3(RecurrentOffPolicyAlgorithm):
 
             # Optimize the critics
             self._minimize(critic_loss, self.critic.optimizer)
+            self._update_priorities(samples, errors / len(current_q_values))
 
             # Delayed policy updates
             if self._n_updates % self.policy_delay == 0:
@@ -239,6 +238,3 @@ class RecurrentTD3(RecurrentOffPolicyAlgorithm):
             reset_num_timesteps=reset_num_timesteps,
             progress_bar=progress_bar,
         )
-
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "actor_target"]

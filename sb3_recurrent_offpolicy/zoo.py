@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_recurrent_offpolicy.ddpg import RecurrentDDPG
+from sb3_recurrent_offpolicy.r2d2 import R2D2
 from sb3_recurrent_offpolicy.sac import RecurrentSAC
 from sb3_recurrent_offpolicy.td3 import RecurrentTD3
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     import optuna
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
+    "r2d2": R2D2,
     "recurrent_ddpg": RecurrentDDPG,
     "recurrent_sac": RecurrentSAC,
     "recurrent_td3": RecurrentTD3,
@@ -73,7 +75,6 @@ def _suggest_shared(trial: "optuna.Trial") -> None:
     trial.suggest_int("sequence_length_pow", 3, 7)
     trial.suggest_categorical("burn_in_fraction", [0.0, 0.5])
     trial.suggest_int("train_freq", 1, 8)
-    trial.suggest_float("tau", 0.002, 0.05, log=True)
     trial.suggest_int("n_steps", 1, 10, log=True)
     trial.suggest_float("memory_lr_scale", 0.03, 1.0, log=True)
     trial.suggest_int("lstm_hidden_size_pow", 5, 8)
@@ -94,6 +95,7 @@ def sample_recurrent_td3_params(
     from stable_baselines3.common.noise import NormalActionNoise
 
     _suggest_shared(trial)
+    trial.suggest_float("tau", 0.002, 0.05, log=True)
     trial.suggest_float("preactivation_penalty", 1e-4, 0.1, log=True)
     noise_std = trial.suggest_float("noise_std", 0.05, 0.5)
 
@@ -116,12 +118,31 @@ def sample_recurrent_sac_params(
     :return: keyword arguments of the algorithm
     """
     _suggest_shared(trial)
+    trial.suggest_float("tau", 0.002, 0.05, log=True)
     trial.suggest_categorical("ent_coef", ["auto_1.0", "auto_0.1", "auto_0.01"])
     trial.suggest_categorical("target_entropy", ["auto", "auto_0.5", "auto_0.25"])
     return convert_recurrent_params(trial.params)
 
 
+def sample_r2d2_params(trial: "optuna.Trial", n_actions: int, n_envs: int, additional_args: dict[str, Any]) -> dict[str, Any]:
+    """
+    Search space of R2D2 for ``rl_zoo3.train -optimize``.
+
+    :param trial: the Optuna trial
+    :param n_actions: number of actions
+    :param n_envs: number of environments
+    :param additional_args: what RL Zoo tells about hindsight replay, which recurrent replay excludes
+    :return: keyword arguments of the algorithm
+    """
+    _suggest_shared(trial)
+    trial.suggest_int("target_update_interval", 50, 2500, log=True)
+    trial.suggest_categorical("priority_alpha", [0.0, 0.5, 0.9])
+    trial.suggest_categorical("value_rescaling", [False, True])
+    return convert_recurrent_params(trial.params)
+
+
 SEARCH_SPACES = {
+    "r2d2": sample_r2d2_params,
     "recurrent_ddpg": sample_recurrent_td3_params,
     "recurrent_sac": sample_recurrent_sac_params,
     "recurrent_td3": sample_recurrent_td3_params,

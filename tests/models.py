@@ -10,14 +10,14 @@ from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
 from torch import nn
 
-from sb3_recurrent_offpolicy import RecurrentSAC, RecurrentTD3
+from sb3_recurrent_offpolicy import R2D2, RecurrentSAC, RecurrentTD3
 from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
 from sb3_recurrent_offpolicy.networks import HistoryEncoder
 from sb3_recurrent_offpolicy.type_aliases import CoreState
 from tests.envs import RandomEnv
 from tests.recorder import ACTION_SPACE, OBSERVATION_SPACE
 
-SMALL = dict(lstm_hidden_size=6, net_arch=dict(pi=[9], qf=[8, 7]))
+SMALL = dict(lstm_hidden_size=6)
 
 
 class Variant(NamedTuple):
@@ -28,44 +28,66 @@ class Variant(NamedTuple):
 
 
 TD3, SAC, DISCRETE_SAC = Variant(RecurrentTD3), Variant(RecurrentSAC), Variant(RecurrentSAC, spaces.Discrete(4))
-VARIANTS = [
+Q_LEARNING = Variant(R2D2, spaces.Discrete(4))
+ACTOR_CRITICS = [
     pytest.param(TD3, id="td3"),
     pytest.param(SAC, id="sac"),
     pytest.param(DISCRETE_SAC, id="discrete_sac"),
 ]
+VARIANTS = [*ACTOR_CRITICS, pytest.param(Q_LEARNING, id="r2d2")]
 
 
 def random_env_model(variant: Variant, seed: int = 0, policy_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> Any:
     """A model of odd sizes (T 5, hidden 6, 2 layers, 3 environments), its buffer filled at random, not trained yet."""
     env = make_vec_env(lambda: RandomEnv(OBSERVATION_SPACE, variant.action_space, lengths=(13, 9, 2, 1)), n_envs=3, seed=seed)
     settings: dict[str, Any] = dict(sequence_length=5, buffer_size=900, learning_starts=10**6, reward_scale=1.0, gamma=0.9)
-    policy_kwargs = SMALL | dict(n_lstm_layers=2) | (policy_kwargs or {})
-    model = variant.algorithm("MlpLstmPolicy", env, seed=seed, device="cpu", policy_kwargs=policy_kwargs, **settings | kwargs)
+    net_arch: Any = [8, 7]
+    if variant.algorithm is R2D2:
+        settings["burn_in"] = 0
+    else:
+        net_arch = dict(pi=[9], qf=net_arch)
+    policy_kwargs = SMALL | dict(n_lstm_layers=2, net_arch=net_arch) | (policy_kwargs or {})
+    model: Any = variant.algorithm(
+        "MlpLstmPolicy", env, seed=seed, device="cpu", policy_kwargs=policy_kwargs, **settings | kwargs
+    )
     model.learn(450)
     # Apart from their targets, and far enough from zero for every path to matter
     with th.no_grad():
-        for parameter in [*model.actor.parameters(), *model.critic.parameters()]:
+        for parameter in learned_parameters(model):
             parameter.add_(0.3 * th.randn_like(parameter))
-    model._update_learning_rate([model.actor.optimizer, model.critic.optimizer])
+    model._update_learning_rate(list(optimizers(model).values()))
     return model
 
 
+def optimizers(model: Any) -> dict[str, th.optim.Optimizer]:
+    """By the name of what they learn."""
+    if isinstance(model, R2D2):
+        return {"q_net": model.policy.optimizer}
+    return {"actor": model.actor.optimizer, "critic": model.critic.optimizer}
+
+
+def learned_parameters(model: Any) -> list[th.Tensor]:
+    groups = [group for optimizer in optimizers(model).values() for group in optimizer.param_groups]
+    return [parameter for group in groups for parameter in group["params"]]
+
+
 def losses(model: Any, samples: Any, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """Both losses of one update on a given batch and their gradients, noise always the same; networks stay as they are."""
-    found: dict[str, Any] = {}
+    """The losses of one update on a given batch and their gradients, noise always the same; networks stay as they are."""
+    names = {optimizer: name for name, optimizer in optimizers(model).items()}
+    found: dict[str, Any] = {"losses": {}, "gradients": []}
 
     def record(loss: th.Tensor, optimizer: th.optim.Optimizer) -> None:
         model.policy.zero_grad()
-        name = "actor" if optimizer is model.actor.optimizer else "critic"
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         loss.backward(inputs=parameters)
-        found[name] = loss.item()
-        found[f"{name}_gradients"] = [parameter.grad.clone() for parameter in parameters]
+        found[names[optimizer]] = found["losses"][names[optimizer]] = loss.item()
+        found["gradients"] += [parameter.grad.clone() for parameter in parameters]
 
     log_ent_coef = model.log_ent_coef.detach().clone() if hasattr(model, "log_ent_coef") else None
     with monkeypatch.context() as patch:
         patch.setattr(model, "_sample_sequences", lambda batch_size: samples)
         patch.setattr(model, "_minimize", record)
+        patch.setattr(model, "_update_priorities", lambda samples, errors: None)
         patch.setattr(model, "policy_delay", 1, raising=False)
         patch.setattr(model.policy, "update_targets", lambda tau: None)
         th.manual_seed(0)

@@ -22,7 +22,7 @@ from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckA
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecNormalize
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
-from sb3_recurrent_offpolicy import RecurrentDDPG, RecurrentSAC, RecurrentTD3
+from sb3_recurrent_offpolicy import R2D2, RecurrentDDPG, RecurrentSAC, RecurrentTD3
 from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
 from sb3_recurrent_offpolicy.buffers import RecurrentSequenceReplayBuffer
 from sb3_recurrent_offpolicy.preprocessing import encode_actions
@@ -75,7 +75,12 @@ def replayed_states(model: Any, env: int, n_steps: int) -> list[RNNStates]:
 @pytest.mark.parametrize("policy_kwargs", [{}, dict(n_lstm_layers=2), dict(shared_lstm=True, enable_critic_lstm=False)])
 @pytest.mark.parametrize(
     ("algorithm", "action_space"),
-    [(RecurrentTD3, ACTION_SPACE), (RecurrentSAC, ACTION_SPACE), (RecurrentSAC, spaces.Discrete(3))],
+    [
+        (RecurrentTD3, ACTION_SPACE),
+        (RecurrentSAC, ACTION_SPACE),
+        (RecurrentSAC, spaces.Discrete(3)),
+        (R2D2, spaces.Discrete(3)),
+    ],
 )
 def test_stored_state_is_the_state_used_to_act(
     n_envs: int,
@@ -84,15 +89,18 @@ def test_stored_state_is_the_state_used_to_act(
     action_space: spaces.Space,
 ) -> None:
     """T1, T2, T4: in the random warm-up as after it, over terminations, time limits and a second learn."""
+    if algorithm is R2D2 and policy_kwargs.get("shared_lstm"):
+        pytest.skip("R2D2 has one memory")
     model = model_on(
         random_envs(n_envs, action_space=action_space),
         algorithm,
+        burn_in=0,
         learning_starts=15 * n_envs,
         train_freq=1,
         gradient_steps=0,
-        action_noise=noise() if action_space is ACTION_SPACE else None,
         replay_buffer_kwargs=dict(stride=1),
         policy_kwargs=KWARGS["policy_kwargs"] | policy_kwargs,
+        **(dict(action_noise=noise()) if action_space is ACTION_SPACE else {}),
     )
     model.learn(30 * n_envs)
     # Resets in mid-episode, without a done
@@ -109,7 +117,7 @@ def test_stored_state_is_the_state_used_to_act(
 
 
 def buffer_row(model: Any, states: RNNStates) -> np.ndarray:
-    arrays = states.pi if model.policy.shared_lstm else (*states.pi, *states.vf)
+    arrays = states.pi if states.vf is states.pi else (*states.pi, *states.vf)
     return th.cat([array.transpose(0, 1).flatten() for array in arrays]).numpy()
 
 
@@ -223,11 +231,15 @@ def test_same_seed_same_run() -> None:
         (RecurrentDDPG, ACTION_SPACE),
         (RecurrentSAC, ACTION_SPACE),
         (RecurrentSAC, spaces.Discrete(4)),
+        (R2D2, spaces.Discrete(4)),
     ],
 )
 def test_run(kwargs: dict[str, Any], algorithm: type[RecurrentOffPolicyAlgorithm], action_space: spaces.Space) -> None:
     if action_space is not ACTION_SPACE:
-        kwargs = kwargs | dict(action_noise=None)
+        kwargs = {key: value for key, value in kwargs.items() if key != "action_noise"}
+    if algorithm is R2D2:
+        uniform = dict(priority_alpha=0.0) if kwargs.get("sequence_length", 1) is None else {}
+        kwargs = dict(burn_in=0) | kwargs | uniform
     model = model_on(random_envs(1, action_space=action_space), algorithm, **kwargs)
     model.learn(60)
     assert model.num_timesteps >= 60
@@ -303,7 +315,7 @@ def observation_spaces() -> dict[str, spaces.Space]:
     [
         (RecurrentTD3, spaces.Box(np.array([-2.0, 0.0]), np.array([1.0, 5.0]), dtype=np.float64)),
         (RecurrentSAC, spaces.Box(np.array([-2.0, 0.0]), np.array([1.0, 5.0]), dtype=np.float64)),
-        (RecurrentSAC, spaces.Discrete(3)),
+        (R2D2, spaces.Discrete(3)),
     ],
 )
 @pytest.mark.parametrize("n_envs", [1, 2])
@@ -312,7 +324,7 @@ def test_observation_spaces_and_policies(
 ) -> None:
     space = observation_spaces()[name]
     env = make_vec_env(lambda: RandomEnv(space, action_space), n_envs=n_envs)
-    model: Any = algorithm(f"{name.split('-')[0]}{core}Policy", env, **KWARGS).learn(30 * n_envs)
+    model: Any = algorithm(f"{name.split('-')[0]}{core}Policy", env, burn_in=2, **KWARGS).learn(30 * n_envs)
     assert model._n_updates > 0
     observations: Any = env.reset()
     state = None
@@ -351,9 +363,9 @@ def test_the_users_policy_kwargs_stay_as_they_are() -> None:
 def test_names_and_order_are_sb3s() -> None:
     import inspect
 
-    from stable_baselines3 import SAC, TD3
+    from stable_baselines3 import DQN, SAC, TD3
 
-    for algorithm, counterpart in ((RecurrentTD3, TD3), (RecurrentSAC, SAC)):
+    for algorithm, counterpart in ((RecurrentTD3, TD3), (RecurrentSAC, SAC), (R2D2, DQN)):
         theirs = list(inspect.signature(counterpart.__init__).parameters)
         ours = list(inspect.signature(algorithm.__init__).parameters)
         assert ours[: len(theirs) - 1] == theirs[:-1] and ours[-1] == theirs[-1] == "_init_setup_model"

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch as th
 
+from sb3_recurrent_offpolicy import R2D2
 from sb3_recurrent_offpolicy.networks import HistoryEncoder
-from tests.models import SAC, TD3, VARIANTS, LinearExtractor, Variant, losses, random_env_model
+from tests.models import ACTOR_CRITICS, SAC, TD3, VARIANTS, LinearExtractor, Variant, losses, optimizers, random_env_model
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -26,8 +27,8 @@ def test_padding_has_no_effect(variant: Variant, monkeypatch: pytest.MonkeyPatch
         terminated=th.where(padding, 1.0, samples.terminated),
     )
     a, b = losses(model, samples, monkeypatch), losses(model, disturbed, monkeypatch)
-    assert (a.critic, a.actor) == pytest.approx((b.critic, b.actor), rel=1e-6)
-    for x, y in zip(a.actor_gradients + a.critic_gradients, b.actor_gradients + b.critic_gradients, strict=True):
+    assert a.losses == pytest.approx(b.losses, rel=1e-6)
+    for x, y in zip(a.gradients, b.gradients, strict=True):
         th.testing.assert_close(x, y)
 
 
@@ -42,24 +43,23 @@ def test_burn_in_refreshes_each_network_with_its_own_weights_and_gives_no_gradie
     assert samples.burn_in is not None
     n_rows = samples.burn_in.previous_actions.shape[1]
     warm = {}
-    followers = [f"{name}_target" for name in model.policy.followed]
-    for name in ["actor", "critic", *followers]:
+    for name in model.network_names:
         encoder = getattr(model, name).encoder
-        state = samples.initial_states.pi if name.startswith("actor") else samples.initial_states.vf
+        state = samples.initial_states.vf if name.startswith("critic") else samples.initial_states.pi
         with th.no_grad():
             _, refreshed = encoder.unroll(*samples.burn_in, tuple(array[:, :n_rows] for array in state))
         warm[encoder] = tuple(th.cat([new, old[:, n_rows:]], dim=1) for new, old in zip(refreshed, state, strict=True))
     monkeypatch.setattr(HistoryEncoder, "_burn_in", lambda self, burn_in, state: warm[self])
     b = losses(model, samples, monkeypatch)
-    assert (a.critic, a.actor) == pytest.approx((b.critic, b.actor), rel=1e-6)
-    for x, y in zip(a.actor_gradients + a.critic_gradients, b.actor_gradients + b.critic_gradients, strict=True):
+    assert a.losses == pytest.approx(b.losses, rel=1e-6)
+    for x, y in zip(a.gradients, b.gradients, strict=True):
         th.testing.assert_close(x, y)
 
 
 @pytest.mark.parametrize(
     "policy_kwargs", [{}, dict(shared_lstm=True, enable_critic_lstm=False), dict(share_features_extractor=True)]
 )
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ACTOR_CRITICS)
 def test_each_loss_changes_its_own_networks(
     policy_kwargs: dict[str, Any], variant: Variant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -87,7 +87,7 @@ def test_each_loss_changes_its_own_networks(
         assert {name for name, value in named.items() if not th.equal(value, before[name])} == expected
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ACTOR_CRITICS)
 def test_polyak_counts_shared_parameters_once(variant: Variant) -> None:
     model = random_env_model(variant, tau=0.1, policy_kwargs=dict(shared_lstm=True, enable_critic_lstm=False))
     assert len(model.policy._targets) == len(set(model.policy._targets)) == len(model.policy._online)
@@ -100,7 +100,7 @@ def test_modes(variant: Variant) -> None:
     """Targets always evaluate; what is differentiated through trains."""
     model = random_env_model(variant)
     modes: list[bool] = []
-    for name in ["actor", "critic", *(f"{name}_target" for name in model.policy.followed)]:
+    for name in model.network_names:
         encoder, trains = getattr(model, name).encoder, not name.endswith("target")
         original = encoder.unroll
 
@@ -112,15 +112,15 @@ def test_modes(variant: Variant) -> None:
     model.train(2, 8)
     assert modes and all(modes)
     model.predict(np.zeros(2, dtype=np.float32))
-    assert not model.actor.training
+    assert not model.policy.acting.training
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_gradients_are_clipped(variant: Variant) -> None:
     model = random_env_model(variant, max_grad_norm=1e-3)
     model.train(2, 8)
-    for network in (model.actor, model.critic):
-        gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+    for optimizer in optimizers(model).values():
+        gradients = [parameter.grad for group in optimizer.param_groups for parameter in group["params"]]
         assert th.nn.utils.get_total_norm(gradients) <= 1.01e-3
 
 
@@ -129,9 +129,9 @@ def test_memory_learning_rate_follows_the_schedule(variant: Variant) -> None:
     model = random_env_model(variant, learning_rate=lambda progress: 0.01 * progress, policy_kwargs=dict(memory_lr_scale=0.1))
     model._current_progress_remaining = 0.5
     model.train(1, 8)
-    for optimizer, network in ((model.actor.optimizer, model.actor), (model.critic.optimizer, model.critic)):
+    for name, optimizer in optimizers(model).items():
         rates = {parameter: group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
-        memory = set(network.encoder.core.parameters())
+        memory = set(getattr(model, name).encoder.core.parameters())
         assert memory and all(
             rate == pytest.approx(0.0005 if parameter in memory else 0.005) for parameter, rate in rates.items()
         )
@@ -163,3 +163,28 @@ def test_reward_scale_of_rewards_that_are_all_zero() -> None:
     model._new_returns = [np.zeros(3)]
     model._return_statistics.var = np.zeros(())
     assert np.isfinite(model._reward_factor())
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_priorities_follow_the_errors(variant: Variant, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every algorithm can replay by priority: what it learned last counts, for the steps it was learned of and no others."""
+    prioritised: dict[str, Any] = dict(priority_alpha=0.9, importance_beta=0.4)
+    kwargs = prioritised if variant.algorithm is R2D2 else dict(replay_buffer_kwargs=prioritised)
+    model = random_env_model(variant, **kwargs)
+    model._current_progress_remaining = 0.5
+    batches: list[Any] = []
+    sample = model.replay_buffer.sample
+
+    def recorded(*args: Any, **kwargs: Any) -> Any:
+        assert kwargs["importance_beta"] == pytest.approx(0.7), "annealed"
+        batches.append(sample(*args, **kwargs))
+        return batches[-1]
+
+    monkeypatch.setattr(model.replay_buffer, "sample", recorded)
+    before = model.replay_buffer._priorities.errors.copy()
+    model.train(1, 17)
+    after = model.replay_buffer._priorities.errors
+    times, envs = np.divmod(batches[0].indices, 3)
+    learned = {(int(times[row] + t), int(envs[row])) for t, row in zip(*np.nonzero(batches[0].mask.numpy()), strict=True)}
+    assert {(int(t), int(env)) for t, env in np.argwhere(before != after)} == learned
+    assert (after >= 0).all()

@@ -7,42 +7,59 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
 from sb3_contrib import RecurrentPPO
 from stable_baselines3 import TD3
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.save_util import save_to_pkl
+from stable_baselines3.common.save_util import recursive_getattr, save_to_pkl
 
-from sb3_recurrent_offpolicy import RecurrentDDPG, RecurrentSAC, RecurrentTD3
+from sb3_recurrent_offpolicy import R2D2, RecurrentDDPG, RecurrentSAC, RecurrentTD3
 from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
-from tests.recorder import OBSERVATION_SPACE
+from tests.recorder import ACTION_SPACE, OBSERVATION_SPACE
 from tests.test_algorithm import KWARGS, model_on, noise, random_envs
 from tests.test_policies import observations, roll
 
 
-@pytest.mark.parametrize("algorithm", [RecurrentTD3, RecurrentDDPG, RecurrentSAC])
+@pytest.mark.parametrize("algorithm", [RecurrentTD3, RecurrentDDPG, RecurrentSAC, R2D2])
 @pytest.mark.parametrize("policy", ["MlpLstmPolicy", "MlpGruPolicy"])
 @pytest.mark.parametrize("policy_kwargs", [{}, dict(shared_lstm=True, enable_critic_lstm=False, n_lstm_layers=2)])
 def test_a_loaded_model_acts_and_learns_on(
     algorithm: type[RecurrentOffPolicyAlgorithm], policy: str, policy_kwargs: dict[str, Any], tmp_path: pathlib.Path
 ) -> None:
     kwargs = KWARGS | dict(policy_kwargs=KWARGS["policy_kwargs"] | policy_kwargs)
-    model: Any = algorithm(policy, random_envs(2), action_noise=noise(), **kwargs).learn(100)
+    if algorithm is R2D2:
+        action_space: spaces.Space = spaces.Discrete(3)
+        kwargs |= dict(burn_in=2, policy_kwargs=KWARGS["policy_kwargs"] | dict(dueling=not policy_kwargs))
+    else:
+        action_space = ACTION_SPACE
+        kwargs["action_noise"] = noise()
+    model: Any = algorithm(policy, random_envs(2, action_space=action_space), **kwargs).learn(100)
     model.save(tmp_path / "model")
     loaded = algorithm.load(tmp_path / "model")
     stream = observations(6, 3)
     np.testing.assert_array_equal(roll(model.policy, stream), roll(loaded.policy, stream))
     assert loaded.num_timesteps == 104 and loaded._n_updates == model._n_updates
-    for name in ("actor", "critic"):
-        state, loaded_state = (getattr(each, name).optimizer.state_dict() for each in (model, loaded))
+    for name in algorithm.optimizer_names:
+        state, loaded_state = (recursive_getattr(each, name).state_dict() for each in (model, loaded))
         for key, values in state["state"].items():
             assert all(th.equal(value, loaded_state["state"][key][field]) for field, value in values.items())
 
     # Also with another number of environments, any number of times
     for n_envs in (2, 3, 1):
-        again = algorithm.load(tmp_path / "model", env=random_envs(n_envs))
+        again = algorithm.load(tmp_path / "model", env=random_envs(n_envs, action_space=action_space))
         again.learn(60, reset_num_timesteps=False)
         assert again.num_timesteps >= 164 and again._n_updates > model._n_updates
         assert again.replay_buffer.n_envs == len(again._last_previous_actions) == n_envs
+
+
+def test_a_shared_memory_stays_one_when_a_run_continues_from_disk(tmp_path: pathlib.Path) -> None:
+    env = random_envs(2, (40,), action_space=spaces.Discrete(3))
+    model = model_on(env, R2D2, burn_in=0).learn(30)
+    model.save(tmp_path / "model")
+    loaded = R2D2.load(tmp_path / "model", env=env, force_reset=False)
+    assert loaded._last_lstm_states.vf is loaded._last_lstm_states.pi
+    loaded.learn(20, reset_num_timesteps=False)
+    assert loaded.replay_buffer.states.shape[2] == loaded.policy.state_size == 10
 
 
 def test_evaluation_claims_no_memory(tmp_path: pathlib.Path) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch as th
 
-from sb3_recurrent_offpolicy.targets import masked_mean, n_step_targets
+from sb3_recurrent_offpolicy.targets import masked_mean, n_step_targets, rescale_values, unrescale_values
 
 
 def brute_force(
@@ -58,3 +58,13 @@ def test_masked_mean_ignores_padding_whatever_it_holds() -> None:
     mean.backward()
     assert values.grad is not None
     th.testing.assert_close(values.grad, mask / 3)
+
+
+def test_rescaling_and_its_inverse() -> None:
+    values = th.cat([th.logspace(-6, 5, 2000), th.zeros(1)])
+    values = th.cat([values, -values])
+    expected = values.sign() * ((values.abs().double() + 1).sqrt() - 1) + 1e-3 * values.double()
+    th.testing.assert_close(rescale_values(values), expected.float(), rtol=1e-5, atol=1e-6)
+    th.testing.assert_close(unrescale_values(expected.float()), values, rtol=1e-5, atol=1e-5)
+    th.testing.assert_close(unrescale_values(rescale_values(values)), values, rtol=1e-5, atol=1e-5)
+    assert (rescale_values(values).diff()[:1999] > 0).all()

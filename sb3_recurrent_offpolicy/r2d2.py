@@ -1,0 +1,367 @@
+"""R2D2: double Q-learning from prioritised sequences, with memory."""
+
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import LinearSchedule
+
+from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
+from sb3_recurrent_offpolicy.networks import RecurrentQNetwork
+from sb3_recurrent_offpolicy.policies import (
+    R2D2CnnGruPolicy,
+    R2D2CnnLstmPolicy,
+    R2D2MlpGruPolicy,
+    R2D2MultiInputGruPolicy,
+    R2D2MultiInputLstmPolicy,
+    R2D2Policy,
+)
+from sb3_recurrent_offpolicy.preprocessing import encode_actions
+from sb3_recurrent_offpolicy.targets import masked_mean, n_step_targets, rescale_values, unrescale_values
+from sb3_recurrent_offpolicy.type_aliases import RNNStates
+
+SelfR2D2 = TypeVar("SelfR2D2", bound="R2D2")
+
+
+class _Unfinished(NamedTuple):
+    """The newest step of each environment: its error is known once the next observation has been seen."""
+
+    n_added: int
+    q_values: np.ndarray
+    """Of the actions taken, (n_envs,)"""
+    greedy_values: np.ndarray
+    """(n_envs,)"""
+    rewards: np.ndarray
+    terminated: np.ndarray
+
+
+class R2D2(RecurrentOffPolicyAlgorithm):
+    """
+    Recurrent Replay Distributed DQN: double Q-learning with a recurrent dueling network, n-step targets inside sequences,
+    value rescaling, stored states with burn-in, and prioritised sequence replay.
+
+    R2D2: Kapturowski et al. 2019, https://openreview.net/forum?id=r1lyTjAqYX. Double Q-learning: van Hasselt et al. 2016.
+    Dueling: Wang et al. 2016. Prioritised replay: Schaul et al. 2016. Value rescaling: Pohlen et al. 2018. Exploration
+    ladder: Horgan et al. 2018 (Ape-X).
+
+    The parameters are those of SB3's DQN, in its order, and after them our own. Defaults are the paper's where they make sense
+    on one machine; where not, the paper's value is given.
+
+    :param policy: "MlpLstmPolicy", "CnnLstmPolicy", "MultiInputLstmPolicy", the same with Gru, or a policy class
+    :param env: the environment to learn from (if registered in Gym, can be str), with Discrete actions
+    :param learning_rate: learning rate, can be a function of the remaining progress (from 1 to 0)
+    :param buffer_size: size of the replay buffer in steps, over all environments (paper: 4,000,000)
+    :param learning_starts: how many steps to collect with random actions before learning starts
+    :param batch_size: number of sequences per update (paper: 64)
+    :param tau: how far the target network moves when it is updated; 1 copies
+    :param gamma: the discount factor
+    :param train_freq: update the model every ``train_freq`` steps, or ``(n, "step")`` or ``(n, "episode")``
+    :param gradient_steps: how many updates after each rollout; -1: as many as steps were made
+    :param replay_buffer_class: a subclass of RecurrentSequenceReplayBuffer
+    :param replay_buffer_kwargs: keyword arguments to pass to the replay buffer on creation, e.g. ``stride``
+    :param optimize_memory_usage: without effect, observations are always stored once
+    :param n_steps: steps before the bootstrap, inside a sequence
+    :param target_update_interval: update the target network every this many updates (paper: 2500; SB3's DQN counts steps)
+    :param exploration_fraction: fraction of the training over which the exploration rate of a single environment falls
+    :param exploration_initial_eps: initial exploration rate of a single environment
+    :param exploration_final_eps: final exploration rate of a single environment
+    :param max_grad_norm: clip gradients to this norm, None not to
+    :param stats_window_size: window size for the rollout logging, in episodes
+    :param tensorboard_log: the log location for tensorboard (if None, no logging)
+    :param policy_kwargs: additional arguments to be passed to the policy on creation, see
+        :class:`~sb3_recurrent_offpolicy.policies.R2D2Policy`. Defaults of the optimizer: Adam with the paper's epsilon of 1e-3
+        (paper: LSTM and heads of 512 units)
+    :param verbose: 0 for no output, 1 for info messages, 2 for debug messages
+    :param seed: seed for the pseudo random generators
+    :param device: device (cpu, cuda, ...) on which the code should be run
+    :param sequence_length: steps per sequence to learn from. About the span that must be remembered
+    :param burn_in: steps replayed without gradient before a sequence that does not begin with its episode (paper: 40)
+    :param state_init: "stored" begins a sequence with the memory that acted there, "zero" with zeros
+    :param reward_scale: factor on sampled rewards. 1, because values are rescaled; "auto" divides rewards by the running
+        standard deviation of the discounted return
+    :param priority_alpha: exponent of the priorities; 0 replays uniformly
+    :param priority_eta: weight of the largest error of a sequence against their mean
+    :param importance_beta: initial exponent of the importance weights, annealed to 1; 0, as in the paper, leaves them out
+    :param value_rescaling: learn h(Q), h(x) = sign(x)(sqrt(abs(x) + 1) - 1) + 0.001 x, in place of Q
+    :param exploration_ladder: (epsilon, alpha): environment i of N explores at the rate epsilon^(1 + alpha i / (N - 1)).
+        Applies to several environments; None: the schedule of a single environment for all
+    :param _init_setup_model: whether or not to build the network at the creation of the instance
+    """
+
+    network_names = ("q_net", "q_net_target")
+    optimizer_names = ("policy.optimizer",)
+    buffer_parameters = (
+        *RecurrentOffPolicyAlgorithm.buffer_parameters,
+        "priority_alpha",
+        "priority_eta",
+        "importance_beta",
+    )
+
+    policy: R2D2Policy
+    q_net: RecurrentQNetwork
+    q_net_target: RecurrentQNetwork
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpLstmPolicy": R2D2Policy,
+        "CnnLstmPolicy": R2D2CnnLstmPolicy,
+        "MultiInputLstmPolicy": R2D2MultiInputLstmPolicy,
+        "MlpGruPolicy": R2D2MlpGruPolicy,
+        "CnnGruPolicy": R2D2CnnGruPolicy,
+        "MultiInputGruPolicy": R2D2MultiInputGruPolicy,
+    }
+
+    def __init__(
+        self,
+        policy: str | type[R2D2Policy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 1e-4,
+        buffer_size: int = 1_000_000,
+        learning_starts: int = 1000,
+        batch_size: int = 32,
+        tau: float = 1.0,
+        gamma: float = 0.997,
+        train_freq: int | tuple[int, str] = 4,
+        gradient_steps: int = 1,
+        replay_buffer_class: type[ReplayBuffer] | None = None,
+        replay_buffer_kwargs: dict[str, Any] | None = None,
+        optimize_memory_usage: bool = False,
+        n_steps: int = 5,
+        target_update_interval: int = 500,
+        exploration_fraction: float = 0.1,
+        exploration_initial_eps: float = 1.0,
+        exploration_final_eps: float = 0.05,
+        max_grad_norm: float | None = 40.0,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        sequence_length: int = 40,
+        burn_in: int = 20,
+        state_init: Literal["stored", "zero"] = "stored",
+        reward_scale: float | Literal["auto"] = 1.0,
+        priority_alpha: float = 0.9,
+        priority_eta: float = 0.9,
+        importance_beta: float = 0.0,
+        value_rescaling: bool = True,
+        exploration_ladder: tuple[float, float] | None = (0.4, 7.0),
+        _init_setup_model: bool = True,
+    ):
+        policy_kwargs = dict(policy_kwargs or {})
+        if policy_kwargs.get("optimizer_class", th.optim.Adam) is th.optim.Adam:
+            policy_kwargs["optimizer_kwargs"] = {"eps": 1e-3} | (policy_kwargs.get("optimizer_kwargs") or {})
+        super().__init__(
+            policy=policy,
+            env=env,
+            learning_rate=learning_rate,
+            buffer_size=buffer_size,
+            learning_starts=learning_starts,
+            batch_size=batch_size,
+            tau=tau,
+            gamma=gamma,
+            train_freq=train_freq,
+            gradient_steps=gradient_steps,
+            replay_buffer_class=replay_buffer_class,
+            replay_buffer_kwargs=replay_buffer_kwargs,
+            optimize_memory_usage=optimize_memory_usage,
+            n_steps=n_steps,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            sequence_length=sequence_length,
+            burn_in=burn_in,
+            state_init=state_init,
+            reward_scale=reward_scale,
+            max_grad_norm=max_grad_norm,
+            sde_support=False,
+            supported_action_spaces=(spaces.Discrete,),
+        )
+        if target_update_interval < 1:
+            raise ValueError(f"target_update_interval={target_update_interval} must be at least 1")
+        if exploration_ladder is not None and not (0 <= exploration_ladder[0] <= 1 and exploration_ladder[1] >= 0):
+            raise ValueError(
+                f"exploration_ladder={exploration_ladder} must be (epsilon, alpha) with epsilon between 0 and 1 and alpha not "
+                "negative, or None"
+            )
+        self.target_update_interval = target_update_interval
+        self.exploration_fraction = exploration_fraction
+        self.exploration_initial_eps = exploration_initial_eps
+        self.exploration_final_eps = exploration_final_eps
+        self.priority_alpha = priority_alpha
+        self.priority_eta = priority_eta
+        self.importance_beta = importance_beta
+        self.value_rescaling = value_rescaling
+        self.exploration_ladder = exploration_ladder
+        self._unfinished: _Unfinished | None = None
+
+        if _init_setup_model:
+            self._setup_model()
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        self.exploration_schedule = LinearSchedule(
+            self.exploration_initial_eps, self.exploration_final_eps, self.exploration_fraction
+        )
+
+    # ----------------------------------------------------------------- acting
+
+    def exploration_rates(self) -> np.ndarray:
+        """
+        :return: probability of a random action in each environment, (n_envs,)
+        """
+        if self.exploration_ladder is not None and self.n_envs > 1:
+            epsilon, alpha = self.exploration_ladder
+            return epsilon ** (1.0 + alpha * np.arange(self.n_envs) / (self.n_envs - 1))
+        return np.full(self.n_envs, self.exploration_schedule(self._current_progress_remaining))
+
+    def _act(self) -> tuple[np.ndarray, RNNStates]:
+        self._staged_q_values, states = super()._act()
+        actions = self._staged_q_values.argmax(axis=1)
+        return self._explore(actions, self.exploration_rates()), states
+
+    def _explore(self, actions: np.ndarray, rates: np.ndarray | float) -> np.ndarray:
+        assert isinstance(self.action_space, spaces.Discrete)
+        random_actions = np.random.randint(self.action_space.n, size=actions.shape)
+        return np.where(np.random.random(actions.shape) < rates, random_actions, actions)
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """
+        Get the action for an observation, given the memory of what came before it.
+
+        :param observation: the input observation, of one environment or of several
+        :param state: what the previous call returned, None at the very beginning
+        :param episode_start: (n_envs,) bool, an episode begins with this observation: its part of ``state`` is forgotten
+        :param deterministic: the best action, always; otherwise a random one at the final exploration rate, as in SB3's DQN
+            at the end of training
+        :return: the action and the next state
+        """
+        action, state = self.policy.predict(observation, state, episode_start, deterministic)
+        if not deterministic:
+            assert state is not None
+            action = self._explore(np.asarray(action), self.exploration_final_eps)
+            # What is done is what will be remembered
+            done = encode_actions(th.as_tensor(action.reshape(-1, 1)), self.action_space)
+            state = (*state[:-1], done.numpy()[None])
+        return action, state
+
+    def _store_transition(
+        self,
+        replay_buffer: ReplayBuffer,
+        buffer_action: np.ndarray,
+        new_obs: np.ndarray | dict[str, np.ndarray],
+        reward: np.ndarray,
+        dones: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        self._finish_errors()
+        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+        time_limits = np.array([info.get("TimeLimit.truncated", False) for info in infos])
+        self._unfinished = _Unfinished(
+            self.replay_buffer.n_added,
+            self._staged_q_values[np.arange(self.n_envs), buffer_action.reshape(-1)],
+            self._staged_q_values.max(axis=1),
+            reward,
+            dones & ~time_limits,
+        )
+
+    def _finish_errors(self) -> None:
+        """
+        Initial priorities, from the values that acting has computed anyway: one-step errors, with the online network. After a
+        time limit the last observation is not acted on, and the value of the one before stands in for its value.
+        """
+        step = self._unfinished
+        # A buffer loaded meanwhile holds other steps
+        if self.priority_alpha == 0 or step is None or step.n_added != self.replay_buffer.n_added:
+            return
+        next_values = np.where(self._last_episode_starts, step.greedy_values, self._staged_q_values.max(axis=1))
+        targets = self._to_learned_scale(
+            th.as_tensor(step.rewards * self._reward_factor())
+            + self.gamma * th.as_tensor(~step.terminated) * self._from_learned_scale(th.as_tensor(next_values))
+        )
+        self.replay_buffer.set_newest_errors(np.abs(targets.numpy() - step.q_values))
+
+    def _to_learned_scale(self, values: th.Tensor) -> th.Tensor:
+        return rescale_values(values) if self.value_rescaling else values
+
+    def _from_learned_scale(self, values: th.Tensor) -> th.Tensor:
+        return unrescale_values(values) if self.value_rescaling else values
+
+    # --------------------------------------------------------------- learning
+
+    def train(self, gradient_steps: int, batch_size: int = 32) -> None:
+        # Switch to train mode (this affects batch norm / dropout)
+        self.policy.set_training_mode(True)
+        # Update learning rate according to schedule
+        self._update_learning_rate(self.policy.optimizer)
+
+        losses, q_means = [], []
+        for _ in range(gradient_steps):
+            self._n_updates += 1
+            samples = self._sample_sequences(batch_size)
+
+            # One unroll per network over o_0 .. o_T; what is said of step t stands at [:-1], of its successor at [1:]
+            q_values = self.q_net.q_values(self.q_net.encode(samples))
+
+            with th.no_grad():
+                # Double Q-learning: the online network chooses, the target network values
+                next_actions = q_values[1:].argmax(dim=-1, keepdim=True)
+                next_q_values = self.q_net_target.q_values(self.q_net_target.encode(samples)[1:])
+                next_values = self._from_learned_scale(next_q_values.gather(-1, next_actions).squeeze(-1))
+                target_q_values = self._to_learned_scale(
+                    n_step_targets(samples.rewards, samples.terminated, samples.mask, next_values, self.gamma, self.n_steps)
+                )
+
+            # Get the values of the actions from the replay buffer
+            current_q_values = q_values[:-1].gather(-1, samples.actions.long()).squeeze(-1)
+
+            # Compute loss
+            errors = (current_q_values - target_q_values) ** 2
+            loss = 0.5 * masked_mean(errors * samples.weights, samples.mask)
+            losses.append(loss.detach())
+            q_means.append(masked_mean(current_q_values.detach(), samples.mask))
+
+            # Optimize the network
+            self._minimize(loss, self.policy.optimizer)
+            self._update_priorities(samples, errors)
+
+            if self._n_updates % self.target_update_interval == 0:
+                self.policy.update_targets(self.tau)
+
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.record("train/loss", th.stack(losses).mean().item())
+        self.logger.record("train/q_values", th.stack(q_means).mean().item())
+
+    def learn(
+        self: SelfR2D2,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str = "R2D2",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfR2D2:
+        return super().learn(
+            total_timesteps=total_timesteps,
+            callback=callback,
+            log_interval=log_interval,
+            tb_log_name=tb_log_name,
+            reset_num_timesteps=reset_num_timesteps,
+            progress_bar=progress_bar,
+        )
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_staged_q_values", "_unfinished"]
