@@ -27,12 +27,15 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch.utils._pytree import tree_map
 
 from sb3_recurrent_offpolicy.buffers import RecurrentSequenceReplayBuffer
+from sb3_recurrent_offpolicy.diagnostics import state_staleness
 from sb3_recurrent_offpolicy.policies import RecurrentPolicy
 from sb3_recurrent_offpolicy.preprocessing import encode_actions
 from sb3_recurrent_offpolicy.type_aliases import RecurrentSequenceSamples, RNNStates
 
 # Without updates to ask for them, returns go into their statistics in portions: one at a time costs as much as a layer
 RETURNS_PER_UPDATE = 256
+# A diagnosis costs about as much as a tenth of an update
+UPDATES_PER_DIAGNOSIS = 100
 
 
 class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
@@ -265,6 +268,21 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
             beta = 1.0 - (1.0 - beta) * self._current_progress_remaining
         samples = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env, importance_beta=beta)
         return samples._replace(rewards=samples.rewards * self._reward_factor())
+
+    def _diagnose(self, samples: RecurrentSequenceSamples, latents: th.Tensor) -> None:
+        """
+        Log now and then what a batch tells of replay.
+
+        :param samples: the batch
+        :param latents: what the value network made of it, (T+1, B, latent_dim)
+        """
+        if self._n_updates % UPDATES_PER_DIAGNOSIS != 0:
+            return
+        self.logger.record("train/padding", 1.0 - samples.mask.mean().item())
+        for name, value in state_staleness(self.policy.valuing, samples, latents.detach(), self.replay_buffer).items():
+            self.logger.record(f"train/delta_q_{name}", value)
+        for name, value in self.replay_buffer.priority_statistics().items():
+            self.logger.record(f"train/priority_{name}", value)
 
     def _update_priorities(self, samples: RecurrentSequenceSamples, squared_errors: th.Tensor) -> None:
         """

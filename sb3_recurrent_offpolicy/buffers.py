@@ -486,6 +486,22 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
             indices=firsts * self.n_envs + envs,
         )
 
+    def stored_states(self, times: np.ndarray, envs: np.ndarray) -> RNNStates:
+        """
+        Memory as it was when a step was made.
+
+        :param times: divisible by ``stride``, still in the ring: (N,)
+        :param envs: (N,)
+        :return: each (n_layers, N, hidden); zeros at the beginning of an episode
+        """
+        return self._unpack(self._initial_states(times, envs, self.episode_steps[times % self.buffer_size, envs] == 0))
+
+    def priority_statistics(self) -> dict[str, float]:
+        """
+        :return: mean and largest priority of the windows that can be drawn; empty if replay is uniform
+        """
+        return {} if self._priorities is None else self._priorities.statistics(self._first_usable(), self.n_added)
+
     def _initial_states(self, begins: np.ndarray, envs: np.ndarray, is_start: np.ndarray) -> np.ndarray:
         if self.state_init == "zero":
             return np.zeros((len(begins), self.states.shape[2]), dtype=np.float32)

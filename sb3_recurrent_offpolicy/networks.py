@@ -359,6 +359,14 @@ class RecurrentCritic(BaseModel):
         """
         raise NotImplementedError
 
+    def q_vectors(self, latents: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        """
+        :param latents: (..., latent_dim)
+        :param actions: (..., action_dim)
+        :return: all that this network says of a step: the value of the action by each head, (..., n_critics)
+        """
+        return th.stack(self(latents, actions), dim=-1)
+
 
 class RecurrentContinuousCritic(RecurrentCritic):
     """
@@ -447,6 +455,14 @@ class RecurrentQNetwork(BaseModel):
         if self.value is None:
             return advantages
         return self.value(latents) + advantages - advantages.mean(dim=-1, keepdim=True)
+
+    def q_vectors(self, latents: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        """
+        :param latents: (..., latent_dim)
+        :param actions: without effect
+        :return: all that this network says of a step: the values of all actions, (..., n_actions)
+        """
+        return self.q_values(latents)
 
     def forward(self, latents: th.Tensor, deterministic: bool = True) -> th.Tensor:
         """

@@ -116,6 +116,11 @@ class RecurrentPolicy(BasePolicy):
         """The network that chooses actions."""
         raise NotImplementedError
 
+    @property
+    def valuing(self) -> RecurrentCritic | RecurrentQNetwork:
+        """The network that values them."""
+        raise NotImplementedError
+
     def _make_targets(self) -> None:
         # Copied together, so that what they share is shared by the targets too
         online = [getattr(self, name) for name in self.followed]
@@ -446,6 +451,10 @@ class RecurrentActorCriticPolicy(RecurrentPolicy):
     def acting(self) -> RecurrentActor:
         return self.actor
 
+    @property
+    def valuing(self) -> RecurrentCritic:
+        return self.critic
+
     def initial_states(self, n_envs: int) -> RNNStates:
         pi = self.actor.encoder.core.initial_state(n_envs)
         return RNNStates(pi, pi if self.shared_lstm else self.critic.encoder.core.initial_state(n_envs))
@@ -631,6 +640,8 @@ class R2D2Policy(RecurrentPolicy):
     @property
     def acting(self) -> RecurrentQNetwork:
         return self.q_net
+
+    valuing = acting
 
     def initial_states(self, n_envs: int) -> RNNStates:
         state = self.q_net.encoder.core.initial_state(n_envs)

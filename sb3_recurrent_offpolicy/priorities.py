@@ -143,6 +143,17 @@ class WindowPriorities:
         points, envs = low + flat // self.errors.shape[1], flat % self.errors.shape[1]
         return points, envs, self.weights[points % len(self.weights), envs] * len(cumulative) / total
 
+    def statistics(self, first: int, last: int) -> dict[str, float]:
+        """
+        :param first: first time that can be sampled
+        :param last: time after the last one
+        :return: mean and largest priority of the windows between them
+        """
+        self._refresh_new(first, last)
+        low, high = self.lattice.touching(first, last)
+        priorities = self.weights[np.arange(low, high) % len(self.weights)] ** (1.0 / self.alpha)
+        return {"mean": float(priorities.mean()), "max": float(priorities.max())}
+
     def _refresh_new(self, first: int, last: int) -> None:
         n_envs = self.errors.shape[1]
         low, high = self.lattice.touching(max(first, self._known_until), last)

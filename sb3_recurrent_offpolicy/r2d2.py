@@ -314,7 +314,9 @@ class R2D2(RecurrentOffPolicyAlgorithm):
             samples = self._sample_sequences(batch_size)
 
             # One unroll per network over o_0 .. o_T; what is said of step t stands at [:-1], of its successor at [1:]
-            q_values = self.q_net.q_values(self.q_net.encode(samples))
+            latents = self.q_net.encode(samples)
+            self._diagnose(samples, latents)
+            q_values = self.q_net.q_values(latents)
 
             with th.no_grad():
                 # Double Q-learning: the online network chooses, the target network values

@@ -225,6 +225,7 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
 
             # One unroll per network over o_0 .. o_T; what is said of step t stands at [:-1], of its successor at [1:]
             critic_latents = self.critic.encode(samples)
+            self._diagnose(samples, critic_latents)
             # Actions by the current policy: for the actor loss and, without gradient, for the bootstrap
             policy = self.actor.action_log_prob(self.actor.encode(samples, critic_latents))
             current_policy, next_policy = policy.steps(slice(-1)), policy.steps(slice(1, None))

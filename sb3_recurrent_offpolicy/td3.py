@@ -190,6 +190,7 @@ class RecurrentTD3(RecurrentOffPolicyAlgorithm):
 
             # Get current Q-values estimates for each critic network
             critic_latents = self.critic.encode(samples)
+            self._diagnose(samples, critic_latents)
             current_q_values = self.critic(critic_latents[:-1], samples.actions)
 
             # Compute critic loss

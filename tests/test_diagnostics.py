@@ -1,0 +1,90 @@
+"""State staleness against a loop over rows; what is logged, and when."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+
+from sb3_recurrent_offpolicy import R2D2
+from sb3_recurrent_offpolicy.algorithm import UPDATES_PER_DIAGNOSIS
+from sb3_recurrent_offpolicy.diagnostics import state_staleness
+from tests.models import Q_LEARNING, SAC, TD3, VARIANTS, Variant, latents_step_by_step, random_env_model
+from tests.test_algorithm import random_envs
+
+
+def staleness_row_by_row(model: Any, samples: Any) -> dict[str, float]:
+    network, buffer = model.policy.valuing, model.replay_buffer
+    found: dict[str, list[float]] = {"first": [], "last": []}
+    for row in range(samples.mask.shape[1]):
+        first, env = divmod(int(samples.indices[row]), buffer.n_envs)
+        length = int(samples.mask[:, row].sum())
+        latents = latents_step_by_step(network.encoder, samples, samples.initial_states.vf, row)
+        values = network.q_vectors(latents[:length], samples.actions[:length, row])
+        has_burn_in = samples.burn_in is not None and row < samples.burn_in.previous_actions.shape[1]
+        on_lattice = [t for t in range(length) if (first + t) % buffer.stride == 0]
+        steps = {"first": 0} if has_burn_in and 0 in on_lattice else {}
+        if on_lattice and on_lattice[-1] > 0:
+            steps["last"] = on_lattice[-1]
+        for name, t in steps.items():
+            stored = buffer.stored_states(np.array([first + t]), np.array([env])).vf
+            inputs = network.encoder.inputs(samples.observations[t, row][None], samples.previous_actions[t, row][None])
+            latent, _ = network.encoder.step(*inputs, stored)
+            difference = network.q_vectors(latent, samples.actions[t, row][None])[0] - values[t]
+            found[name].append((difference.norm() / values.abs().max()).item())
+    return {name: float(np.mean(values)) for name, values in found.items() if values}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(("burn_in", "stride"), [(0, 1), (4, 2), (3, 2), (6, 3)])
+def test_staleness_equals_a_loop(variant: Variant, burn_in: int, stride: int) -> None:
+    model = random_env_model(variant, burn_in=burn_in, sequence_length=6, replay_buffer_kwargs=dict(stride=stride))
+    samples = model._sample_sequences(17)
+    latents = model.policy.valuing.encode(samples)
+    found = state_staleness(model.policy.valuing, samples, latents, model.replay_buffer)
+    assert found == pytest.approx(staleness_row_by_row(model, samples), rel=1e-3)
+    if burn_in % stride == 0:
+        assert ("first" in found) == (burn_in > 0)
+    # The weights have changed since
+    assert found["last"] > 1e-3
+
+
+def test_nothing_is_stale_while_the_weights_are_those_that_acted() -> None:
+    env = random_envs(3, lengths=(13, 9, 2, 1), action_space=spaces.Discrete(4))
+    fresh = R2D2("MlpLstmPolicy", env, learning_starts=10**6, burn_in=4, sequence_length=6, seed=0).learn(450)
+    samples = fresh._sample_sequences(32)
+    found = state_staleness(fresh.q_net, samples, fresh.q_net.encode(samples), fresh.replay_buffer)
+    assert set(found) == {"first", "last"} and max(found.values()) < 1e-5
+
+
+def test_no_memory_no_staleness() -> None:
+    for kwargs in (dict(policy_kwargs=dict(enable_critic_lstm=False)), dict(state_init="zero")):
+        model = random_env_model(TD3, **kwargs)
+        samples = model._sample_sequences(8)
+        assert state_staleness(model.critic, samples, model.critic.encode(samples), model.replay_buffer) == {}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_logged_now_and_then(variant: Variant) -> None:
+    model = random_env_model(variant)
+    model._n_updates = UPDATES_PER_DIAGNOSIS - 2
+    model.train(1, 4)
+    assert "train/padding" not in model.logger.name_to_value
+    model.train(1, 4)
+    logged = model.logger.name_to_value
+    assert 0 < logged["train/padding"] < 1 and logged["train/delta_q_last"] > 0
+    assert ("train/priority_mean" in logged) == (variant is Q_LEARNING)
+    if variant is Q_LEARNING:
+        assert 0 < logged["train/priority_mean"] < logged["train/priority_max"]
+
+
+def test_diagnosis_changes_nothing() -> None:
+    model = random_env_model(SAC)
+    samples = model._sample_sequences(8)
+    latents = model.critic.encode(samples)
+    before = [parameter.clone() for parameter in model.policy.parameters()]
+    model._n_updates = UPDATES_PER_DIAGNOSIS
+    model._diagnose(samples, latents)
+    assert latents.requires_grad and all(map(th.equal, before, model.policy.parameters()))
+    assert all(parameter.grad is None for parameter in model.policy.parameters())
