@@ -6,6 +6,7 @@ What a step costs, measured side by side in one process: alternating runs, media
 
 * one gradient update against the bare recurrent calls that it cannot do without
 * collecting without training against SB3's feed-forward TD3 and sb3-contrib's RecurrentPPO
+* drawing prioritised sequences against the update they are drawn for
 * bytes per transition in the replay buffer against the bytes of its fields
 """
 
@@ -31,7 +32,7 @@ from stable_baselines3.common.logger import configure
 from torch import nn
 from tqdm import tqdm
 
-from sb3_recurrent_offpolicy import RecurrentDDPG, RecurrentSAC, RecurrentTD3
+from sb3_recurrent_offpolicy import R2D2, RecurrentDDPG, RecurrentSAC, RecurrentTD3
 from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
 from sb3_recurrent_offpolicy.buffers import RecurrentSequenceReplayBuffer
 from sb3_recurrent_offpolicy.type_aliases import RNNStates
@@ -179,6 +180,44 @@ def benchmark_collection(rounds: int, device: str, n_steps: int = 2_000) -> list
     return rows
 
 
+def benchmark_prioritised_sampling(rounds: int, device: str, n_envs: int = 8) -> list[dict[str, Any]]:
+    """The paper's batch and network: 64 sequences of 80 with 512 units, from a full buffer of a million steps."""
+    space = spaces.Box(-1, 1, (8,), np.float32)
+    env = make_vec_env(
+        lambda: gym.wrappers.TransformObservation(gym.make("CartPole-v1"), lambda o: np.tile(o, 2), space), n_envs
+    )
+    model = R2D2(
+        "MlpLstmPolicy",
+        env,
+        batch_size=64,
+        sequence_length=80,
+        burn_in=40,
+        learning_starts=10**9,
+        device=device,
+        policy_kwargs=dict(lstm_hidden_size=512, net_arch=[512]),
+    ).learn(n_envs)
+    buffer = model.replay_buffer
+    observation, zeros = np.zeros((n_envs, 8), dtype=np.float32), np.zeros(n_envs)
+    states = model.policy.initial_states(n_envs)
+    for step in tqdm(range(buffer.buffer_size), desc="filling the buffer", leave=False):
+        start = np.full(n_envs, step % 500 == 0)
+        buffer.add(observation, observation, np.zeros((n_envs, 1)), zeros, zeros, [{}] * n_envs, start, states)
+    model.train(1, 64)
+    seconds = side_by_side(
+        {"sample": partial(model._sample_sequences, 64), "R2D2 update": partial(model.train, 1, 64)}, rounds, device
+    )
+    ours, update = (summary(values, 1e3) for values in seconds.values())
+    return [
+        {
+            "what": "prioritised sampling of 64 sequences of 80 from 1,000,000 steps (ms)",
+            "ours": ours,
+            "against": "one R2D2 update, LSTM 512",
+            "theirs": update,
+            "ratio": ours["median"] / update["median"],
+        }
+    ]
+
+
 def benchmark_memory(n_steps: int = 10_000) -> list[dict[str, Any]]:
     rows = []
     for name, space in (
@@ -229,6 +268,7 @@ def main() -> None:
 
     rows = benchmark_update(arguments.rounds, arguments.device)
     rows += benchmark_collection(max(arguments.rounds // 3, 3), arguments.device)
+    rows += benchmark_prioritised_sampling(max(arguments.rounds // 6, 3), arguments.device)
     rows += benchmark_memory()
     machine = {
         "device": th.cuda.get_device_name() if arguments.device == "cuda" else "cpu",
