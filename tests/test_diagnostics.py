@@ -69,9 +69,9 @@ def test_no_memory_no_staleness() -> None:
 def test_logged_now_and_then(variant: Variant) -> None:
     model = random_env_model(variant)
     model._n_updates = UPDATES_PER_DIAGNOSIS - 2
-    model.train(1, 4)
+    model.train(1, 17)
     assert "train/padding" not in model.logger.name_to_value
-    model.train(1, 4)
+    model.train(1, 17)
     logged = model.logger.name_to_value
     assert 0 < logged["train/padding"] < 1 and logged["train/delta_q_last"] > 0
     assert ("train/priority_mean" in logged) == (variant is Q_LEARNING)
