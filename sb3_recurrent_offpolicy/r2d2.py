@@ -232,6 +232,9 @@ class R2D2(RecurrentOffPolicyAlgorithm):
         random_actions = np.random.randint(self.action_space.n, size=actions.shape)
         return np.where(np.random.random(actions.shape) < rates, random_actions, actions)
 
+    def _on_step(self) -> None:
+        self.logger.record("rollout/exploration_rate", float(self.exploration_rates().mean()))
+
     def predict(
         self,
         observation: np.ndarray | dict[str, np.ndarray],

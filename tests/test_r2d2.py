@@ -170,6 +170,11 @@ def test_one_environment_follows_the_schedule() -> None:
     np.testing.assert_allclose(model.exploration_rates(), [0.8] * 3)
 
 
+def test_the_rate_is_logged() -> None:
+    model = make_model(2, exploration_ladder=(0.5, 1.0)).learn(8)
+    assert model.logger.name_to_value["rollout/exploration_rate"] == pytest.approx((0.5 + 0.25) / 2)
+
+
 def test_several_environments_form_a_ladder() -> None:
     """Rates, and how often each environment deviates from the best action, with random numbers of its own."""
     model = make_model(4, exploration_ladder=(0.4, 7.0))
