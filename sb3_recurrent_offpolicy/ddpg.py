@@ -17,7 +17,6 @@ class RecurrentDDPG(RecurrentTD3):
 
     # Remove all tricks from TD3 to obtain DDPG
     __init__ = partialmethod(RecurrentTD3.__init__, policy_delay=1, target_policy_noise=0.0, target_noise_clip=0.0)
-    learn = partialmethod(RecurrentTD3.learn, tb_log_name="RecurrentDDPG")
 
     def _setup_model(self) -> None:
         self.policy_kwargs.setdefault("n_critics", 1)

@@ -1,13 +1,13 @@
 """R2D2: double Q-learning from prioritised sequences, with memory."""
 
-from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
@@ -23,8 +23,6 @@ from sb3_recurrent_offpolicy.policies import (
 from sb3_recurrent_offpolicy.preprocessing import encode_actions
 from sb3_recurrent_offpolicy.targets import masked_mean, n_step_targets, rescale_values, unrescale_values
 from sb3_recurrent_offpolicy.type_aliases import RNNStates
-
-SelfR2D2 = TypeVar("SelfR2D2", bound="R2D2")
 
 
 class _Unfinished(NamedTuple):
@@ -349,24 +347,6 @@ class R2D2(RecurrentOffPolicyAlgorithm):
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/loss", th.stack(losses).mean().item())
         self.logger.record("train/q_values", th.stack(q_means).mean().item())
-
-    def learn(
-        self: SelfR2D2,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        log_interval: int = 4,
-        tb_log_name: str = "R2D2",
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-    ) -> SelfR2D2:
-        return super().learn(
-            total_timesteps=total_timesteps,
-            callback=callback,
-            log_interval=log_interval,
-            tb_log_name=tb_log_name,
-            reset_num_timesteps=reset_num_timesteps,
-            progress_bar=progress_bar,
-        )
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_staged_q_values", "_unfinished"]

@@ -1,6 +1,6 @@
 """RecurrentSAC: maximum-entropy learning with automatic temperature and twin critics, with memory."""
 
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch as th
@@ -8,7 +8,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
 from sb3_recurrent_offpolicy.networks import CategoricalActor, RecurrentCritic, SquashedGaussianActor
@@ -21,8 +21,6 @@ from sb3_recurrent_offpolicy.policies import (
     SACMultiInputLstmPolicy,
 )
 from sb3_recurrent_offpolicy.targets import masked_mean, n_step_targets
-
-SelfRecurrentSAC = TypeVar("SelfRecurrentSAC", bound="RecurrentSAC")
 
 # Of the entropy of the uniform policy; see target_entropy
 DISCRETE_ENTROPY_RATIO = 0.5
@@ -292,24 +290,6 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
         self.logger.record("train/critic_loss", th.stack(critic_losses).mean().item())
         if len(ent_coef_losses) > 0:
             self.logger.record("train/ent_coef_loss", th.stack(ent_coef_losses).mean().item())
-
-    def learn(
-        self: SelfRecurrentSAC,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        log_interval: int = 4,
-        tb_log_name: str = "RecurrentSAC",
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-    ) -> SelfRecurrentSAC:
-        return super().learn(
-            total_timesteps=total_timesteps,
-            callback=callback,
-            log_interval=log_interval,
-            tb_log_name=tb_log_name,
-            reset_num_timesteps=reset_num_timesteps,
-            progress_bar=progress_bar,
-        )
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, tensors = super()._get_torch_save_params()

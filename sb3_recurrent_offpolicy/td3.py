@@ -1,13 +1,13 @@
 """RecurrentTD3: target smoothing, delayed actor, clipped double Q-learning, with memory."""
 
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal
 
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
 from sb3_recurrent_offpolicy.networks import DeterministicActor, RecurrentContinuousCritic
@@ -20,8 +20,6 @@ from sb3_recurrent_offpolicy.policies import (
     TD3MultiInputLstmPolicy,
 )
 from sb3_recurrent_offpolicy.targets import masked_mean, n_step_targets
-
-SelfRecurrentTD3 = TypeVar("SelfRecurrentTD3", bound="RecurrentTD3")
 
 
 class RecurrentTD3(RecurrentOffPolicyAlgorithm):
@@ -221,21 +219,3 @@ class RecurrentTD3(RecurrentOffPolicyAlgorithm):
         if len(actor_losses) > 0:
             self.logger.record("train/actor_loss", th.stack(actor_losses).mean().item())
         self.logger.record("train/critic_loss", th.stack(critic_losses).mean().item())
-
-    def learn(
-        self: SelfRecurrentTD3,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        log_interval: int = 4,
-        tb_log_name: str = "RecurrentTD3",
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-    ) -> SelfRecurrentTD3:
-        return super().learn(
-            total_timesteps=total_timesteps,
-            callback=callback,
-            log_interval=log_interval,
-            tb_log_name=tb_log_name,
-            reset_num_timesteps=reset_num_timesteps,
-            progress_bar=progress_bar,
-        )
