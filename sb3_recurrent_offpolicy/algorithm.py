@@ -36,7 +36,7 @@ SelfRecurrentOffPolicyAlgorithm = TypeVar("SelfRecurrentOffPolicyAlgorithm", bou
 
 # Without updates to ask for them, returns go into their statistics in portions: one at a time costs as much as a layer
 RETURNS_PER_UPDATE = 256
-# A diagnosis costs about as much as a tenth of an update
+# A diagnosis costs between a tenth and a fifth of an update
 UPDATES_PER_DIAGNOSIS = 100
 
 
