@@ -85,7 +85,7 @@ def assert_velocity_is_hidden(env_id: str) -> None:
     env = gym.make(env_id)
     observation, _ = env.reset(seed=0)
     for _ in range(5):
-        np.testing.assert_allclose(observation, TASKS[env_id].visible(env.unwrapped.state), atol=1e-6)  # type: ignore[attr-defined]
+        np.testing.assert_allclose(observation, TASKS[env_id].visible(env.get_wrapper_attr("state")), atol=1e-6)
         observation, *_ = env.step(env.action_space.sample())
 
 

@@ -75,7 +75,7 @@ CALLS: dict[type[RecurrentOffPolicyAlgorithm], Calls] = {
 }
 
 
-def trained_model(algorithm: type[RecurrentOffPolicyAlgorithm], device: str) -> Any:
+def trained_model(algorithm: Callable[..., Any], device: str) -> Any:
     model = algorithm(
         "MlpLstmPolicy",
         make_vec_env("Pendulum-v1", n_envs=4, seed=0),
@@ -86,7 +86,7 @@ def trained_model(algorithm: type[RecurrentOffPolicyAlgorithm], device: str) -> 
         device=device,
         seed=0,
         policy_kwargs=dict(lstm_hidden_size=HIDDEN, net_arch=HEADS),
-    )  # type: ignore[call-arg]
+    )
     model.set_logger(configure(None, []))
     return model.learn(8_000)
 

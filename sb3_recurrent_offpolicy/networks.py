@@ -8,6 +8,8 @@ Every network reads the history through a memory and the present directly::
     critic:  Q(m_t, features(o_t), a_t)                a_t joins behind the memory, never inside it
 """
 
+from typing import Any
+
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.distributions import (
@@ -213,7 +215,8 @@ class SquashedGaussianActor(RecurrentActor):
 
     action_dist: SquashedDiagGaussianDistribution | StateDependentNoiseDistribution
     mu: nn.Module
-    log_std: nn.Module | nn.Parameter
+    # A parameter with gSDE, a layer without
+    log_std: Any
 
     def __init__(
         self,
@@ -250,21 +253,21 @@ class SquashedGaussianActor(RecurrentActor):
         :param batch_size: how many: one per environment to act, one to learn
         """
         assert isinstance(self.action_dist, StateDependentNoiseDistribution), "reset_noise() is only available with gSDE"
-        self.action_dist.sample_weights(self.log_std, batch_size=batch_size)  # type: ignore[arg-type]
+        self.action_dist.sample_weights(self.log_std, batch_size=batch_size)
 
     def get_std(self) -> th.Tensor:
         """
         :return: standard deviations of the noise function's weights with gSDE, (last layer, action_dim); SB3 logs their mean
         """
         assert isinstance(self.action_dist, StateDependentNoiseDistribution), "get_std() is only available with gSDE"
-        return self.action_dist.get_std(self.log_std)  # type: ignore[arg-type]
+        return self.action_dist.get_std(self.log_std)
 
     def _distribution_parameters(self, latents: th.Tensor) -> tuple[th.Tensor, th.Tensor, dict[str, th.Tensor]]:
         """Mean, log standard deviation and what gSDE needs besides, of (B, latent_dim) latents."""
         latent_pi = self.latent_pi(latents)
         if self.use_sde:
-            return self.mu(latent_pi), self.log_std, {"latent_sde": latent_pi}  # type: ignore[return-value]
-        return self.mu(latent_pi), self.log_std(latent_pi).clamp(LOG_STD_MIN, LOG_STD_MAX), {}  # type: ignore[operator]
+            return self.mu(latent_pi), self.log_std, {"latent_sde": latent_pi}
+        return self.mu(latent_pi), self.log_std(latent_pi).clamp(LOG_STD_MIN, LOG_STD_MAX), {}
 
     def forward(self, latents: th.Tensor, deterministic: bool = False) -> th.Tensor:
         mean_actions, log_std, kwargs = self._distribution_parameters(latents)

@@ -134,14 +134,13 @@ class WindowPriorities:
         :param last: time after the last one
         :return: lattice points, environments, and probabilities relative to uniform sampling, (size,) each
         """
-        self._refresh_new(first, last)
-        low, high = self.lattice.touching(first, last)
-        cumulative = self.weights[np.arange(low, high) % len(self.weights)].cumsum()
+        low, weights = self._live_weights(first, last)
+        cumulative = weights.cumsum()
         total = cumulative[-1]
         # Rounding must not lead behind the last window
         flat = np.minimum(cumulative.searchsorted(np.random.random(size) * total, side="right"), len(cumulative) - 1)
-        points, envs = low + flat // self.errors.shape[1], flat % self.errors.shape[1]
-        return points, envs, self.weights[points % len(self.weights), envs] * len(cumulative) / total
+        rows, envs = np.divmod(flat, weights.shape[1])
+        return low + rows, envs, weights[rows, envs] * len(cumulative) / total
 
     def statistics(self, first: int, last: int) -> dict[str, float]:
         """
@@ -149,10 +148,15 @@ class WindowPriorities:
         :param last: time after the last one
         :return: mean and largest priority of the windows between them
         """
+        _, weights = self._live_weights(first, last)
+        priorities = weights ** (1.0 / self.alpha)
+        return {"mean": float(priorities.mean()), "max": float(priorities.max())}
+
+    def _live_weights(self, first: int, last: int) -> tuple[int, np.ndarray]:
+        """The first lattice point that touches [first, last), and the weights from there on: (n_points, n_envs)."""
         self._refresh_new(first, last)
         low, high = self.lattice.touching(first, last)
-        priorities = self.weights[np.arange(low, high) % len(self.weights)] ** (1.0 / self.alpha)
-        return {"mean": float(priorities.mean()), "max": float(priorities.max())}
+        return low, self.weights[np.arange(low, high) % len(self.weights)]
 
     def _refresh_new(self, first: int, last: int) -> None:
         n_envs = self.errors.shape[1]

@@ -34,7 +34,6 @@ class _Unfinished(NamedTuple):
     greedy_values: np.ndarray
     """(n_envs,)"""
     rewards: np.ndarray
-    terminated: np.ndarray
 
 
 class R2D2(RecurrentOffPolicyAlgorithm):
@@ -222,16 +221,14 @@ class R2D2(RecurrentOffPolicyAlgorithm):
 
     def _act(self) -> tuple[np.ndarray, RNNStates]:
         self._staged_q_values, states = super()._act()
-        actions = self._staged_q_values.argmax(axis=1)
-        return self._explore(actions, self.exploration_rates()), states
+        rates = self.exploration_rates()
+        self.logger.record("rollout/exploration_rate", float(rates.mean()))
+        return self._explore(self._staged_q_values.argmax(axis=1), rates), states
 
     def _explore(self, actions: np.ndarray, rates: np.ndarray | float) -> np.ndarray:
         assert isinstance(self.action_space, spaces.Discrete)
         random_actions = np.random.randint(self.action_space.n, size=actions.shape)
         return np.where(np.random.random(actions.shape) < rates, random_actions, actions)
-
-    def _on_step(self) -> None:
-        self.logger.record("rollout/exploration_rate", float(self.exploration_rates().mean()))
 
     def predict(
         self,
@@ -268,32 +265,33 @@ class R2D2(RecurrentOffPolicyAlgorithm):
         dones: np.ndarray,
         infos: list[dict[str, Any]],
     ) -> None:
-        self._finish_errors()
+        if self.priority_alpha > 0:
+            self._finish_errors()
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
-        time_limits = np.array([info.get("TimeLimit.truncated", False) for info in infos])
-        self._unfinished = _Unfinished(
-            self.replay_buffer.n_added,
-            self._staged_q_values[np.arange(self.n_envs), buffer_action.reshape(-1)],
-            self._staged_q_values.max(axis=1),
-            reward,
-            dones & ~time_limits,
-        )
+        if self.priority_alpha > 0:
+            self._unfinished = _Unfinished(
+                self.replay_buffer.n_added,
+                self._staged_q_values[np.arange(self.n_envs), buffer_action.reshape(-1)],
+                self._staged_q_values.max(axis=1),
+                reward,
+            )
 
     def _finish_errors(self) -> None:
         """
         Initial priorities, from the values that acting has computed anyway: one-step errors, with the online network. After a
         time limit the last observation is not acted on, and the value of the one before stands in for its value.
         """
-        step = self._unfinished
+        step, buffer = self._unfinished, self.replay_buffer
         # A buffer loaded meanwhile holds other steps
-        if self.priority_alpha == 0 or step is None or step.n_added != self.replay_buffer.n_added:
+        if step is None or step.n_added != buffer.n_added:
             return
+        terminated = buffer.terminated[(step.n_added - 1) % buffer.buffer_size]
         next_values = np.where(self._last_episode_starts, step.greedy_values, self._staged_q_values.max(axis=1))
         targets = self._to_learned_scale(
             th.as_tensor(step.rewards * self._reward_factor())
-            + self.gamma * th.as_tensor(~step.terminated) * self._from_learned_scale(th.as_tensor(next_values))
+            + self.gamma * th.as_tensor(~terminated) * self._from_learned_scale(th.as_tensor(next_values))
         )
-        self.replay_buffer.set_newest_errors(np.abs(targets.numpy() - step.q_values))
+        buffer.set_newest_errors(np.abs(targets.numpy() - step.q_values))
 
     def _to_learned_scale(self, values: th.Tensor) -> th.Tensor:
         return rescale_values(values) if self.value_rescaling else values
