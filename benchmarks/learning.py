@@ -4,11 +4,13 @@ What is learned where something is hidden, with the controls that a score of a m
     python benchmarks/learning.py --algo recurrent_td3 --seeds 0 1 2
     python benchmarks/learning.py --algo td3 --seeds 0 1 2            # control: SB3, no memory
     python benchmarks/learning.py --algo recurrent_sac --env CartPoleNoVel-v1 --seeds 0 1 2
+    python benchmarks/learning.py --algo r2d2 --env CartPoleNoVel-v1 --seeds 0 1 2 --set refresh_states=true
     python benchmarks/learning.py --report                            # table and figure from the results so far
 
-Each run trains with the hyper-parameters of ``hyperparams/ALGO.yml`` and scores the *final* model on fixed starts that no
-training and no tuning has seen. Controls: the observation is asserted to hold no velocity, and the same model is scored
-with its memory (and previous action) zeroed at every step. Runs that have a result file are not repeated.
+Each run trains with the hyper-parameters of ``hyperparams/ALGO.yml``, but for those set here, and scores the *final* model
+on fixed starts that no training and no tuning has seen. Controls: the observation is asserted to hold nothing but what may be
+seen, and the same model is scored with its memory (and previous action) zeroed at every step. Runs that have a result file
+are not repeated.
 """
 
 import argparse
@@ -20,6 +22,7 @@ from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
+import popgym  # registers its environments
 import rl_zoo3.import_envs  # registers the NoVel environments
 import torch as th
 import yaml
@@ -31,6 +34,7 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
+import sb3_recurrent_offpolicy.envs  # registers its environments
 from sb3_recurrent_offpolicy.zoo import ALGORITHMS, HYPERPARAMS
 
 RESULTS = Path(__file__).parent / "results"
@@ -43,21 +47,28 @@ class Task(NamedTuple):
 
     :param n_starts: episodes of the final score, each from a start of its own
     :param curve_every: steps between two points of the learning curve
-    :param control: SB3's algorithm without memory, and where its hyper-parameters come from
-    :param visible: what may be seen of the state of the environment; the rest of the observation is zero
+    :param control: SB3's algorithm without memory; none where an answer without memory is a guess by construction
+    :param visible: the observation that may be made of an environment in its present state
     """
 
     n_starts: int
     curve_every: int
-    control: str
-    visible: Callable[[Any], np.ndarray]
+    control: str | None
+    visible: Callable[[Any], Any]
 
 
 TASKS = {
     # A mean over 100 of its episodes has a standard error of 8 to 10
-    "PendulumNoVel-v1": Task(1000, 2_000, "td3", lambda state: np.array([np.cos(state[0]), np.sin(state[0]), 0.0])),
-    "CartPoleNoVel-v1": Task(100, 5_000, "dqn", lambda state: np.array([state[0], 0.0, state[2], 0.0])),
+    "PendulumNoVel-v1": Task(1000, 2_000, "td3", lambda env: [np.cos(env.state[0]), np.sin(env.state[0]), 0.0]),
+    "CartPoleNoVel-v1": Task(100, 5_000, "dqn", lambda env: [env.state[0], 0.0, env.state[2], 0.0]),
+    # The cue at the first step only; the query is always that one bit
+    "MemoryLength-v0": Task(
+        200, 2_000, None, lambda env: [max(1 - env.time / 10, 0), 0.0, (2 * env.context[0] - 1) * (env.time == 0)]
+    ),
+    "popgym-RepeatPreviousEasy-v0": Task(200, 8_000, None, lambda env: env.card),
 }
+# Logged by the algorithm, averaged from one point of the curve to the next
+DIAGNOSTICS = ("delta_q_first", "delta_q_last")
 
 
 def score(model: BaseAlgorithm, env_id: str, n_starts: int, seed: int, zero_memory: bool = False) -> np.ndarray:
@@ -81,11 +92,11 @@ def score(model: BaseAlgorithm, env_id: str, n_starts: int, seed: int, zero_memo
     return returns
 
 
-def assert_velocity_is_hidden(env_id: str) -> None:
+def assert_state_is_hidden(env_id: str) -> None:
     env = gym.make(env_id)
     observation, _ = env.reset(seed=0)
     for _ in range(5):
-        np.testing.assert_allclose(observation, TASKS[env_id].visible(env.get_wrapper_attr("state")), atol=1e-6)
+        np.testing.assert_allclose(observation, TASKS[env_id].visible(env.unwrapped), atol=1e-6)
         observation, *_ = env.step(env.action_space.sample())
 
 
@@ -94,18 +105,26 @@ class Curve(BaseCallback):
         super().__init__()
         self.env_id = env_id
         self.points: list[dict[str, float]] = []
+        self.diagnostics: dict[str, list[float]] = {name: [] for name in DIAGNOSTICS}
         self.training_seconds = 0.0
 
     def _on_training_start(self) -> None:
         self.resumed = time.perf_counter()
 
     def _on_step(self) -> bool:
+        for name, values in self.diagnostics.items():
+            if f"train/{name}" in self.logger.name_to_value:
+                values.append(self.logger.name_to_value[f"train/{name}"])
         if self.num_timesteps % TASKS[self.env_id].curve_every == 0:
             self.training_seconds += time.perf_counter() - self.resumed
             mean = float(score(self.model, self.env_id, CURVE_STARTS, CURVE_SEED).mean())
             self.points.append(
-                {"steps": self.num_timesteps, "seconds": round(self.training_seconds, 1), "return": round(mean, 1)}
+                {"steps": self.num_timesteps, "seconds": round(self.training_seconds, 1), "return": round(mean, 3)}
             )
+            for name, values in self.diagnostics.items():
+                if values:
+                    self.points[-1][name] = round(float(np.mean(values)), 4)
+                    values.clear()
             print(self.points[-1], flush=True)
             self.model.policy.set_training_mode(False)
             self.resumed = time.perf_counter()
@@ -152,13 +171,17 @@ def make_model(algo: str, env_id: str, seed: int, hyperparams: dict[str, Any]) -
     return (ALGORITHMS | {"dqn": DQN})[algo](**common, **kwargs), n_steps
 
 
-def run(algo: str, env_id: str, seed: int) -> None:
-    path = RESULTS / env_id / f"{algo}_{seed}.json"
+def run(algo: str, env_id: str, seed: int, settings: list[str]) -> None:
+    label = " ".join([algo, *settings])
+    path = RESULTS / env_id / f"{label.replace(' ', ',')}_{seed}.json"
     if path.exists():
         print(f"{path} is there already")
         return
-    assert_velocity_is_hidden(env_id)
+    assert_state_is_hidden(env_id)
     hyperparams = stated_hyperparams(algo, env_id)
+    for setting in settings:
+        name, value = setting.split("=", 1)
+        hyperparams[name] = yaml.safe_load(value)
     model, n_steps = make_model(algo, env_id, seed, hyperparams)
     curve = Curve(env_id)
     model.learn(n_steps, callback=curve)
@@ -166,8 +189,9 @@ def run(algo: str, env_id: str, seed: int) -> None:
     returns = score(model, env_id, n_starts, EVALUATION_SEED)
     zeroed = score(model, env_id, n_starts, EVALUATION_SEED, zero_memory=True)
     result = {
-        "command": f"python benchmarks/learning.py --algo {algo} --env {env_id} --seeds {seed}",
-        "algo": algo,
+        "command": f"python benchmarks/learning.py --algo {algo} --env {env_id} --seeds {seed}"
+        + (f" --set {' '.join(settings)}" if settings else ""),
+        "algo": label,
         "seed": seed,
         "steps": n_steps,
         "updates": model._n_updates,
@@ -230,16 +254,17 @@ def report(env_id: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--algo", choices=[*ALGORITHMS, *(task.control for task in TASKS.values())])
+    parser.add_argument("--algo", choices=[*ALGORITHMS, *{task.control for task in TASKS.values() if task.control}])
     parser.add_argument("--env", choices=TASKS, default="PendulumNoVel-v1")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="differ from the hyper-parameter file")
     parser.add_argument("--report", action="store_true")
     arguments = parser.parse_args()
     # One thread a run: two runs side by side use two cores better than one run does
     th.set_num_threads(1)
     if arguments.algo:
         for seed in arguments.seeds:
-            run(arguments.algo, arguments.env, seed)
+            run(arguments.algo, arguments.env, seed, arguments.set)
     if arguments.report:
         report(arguments.env)
 

@@ -49,6 +49,7 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
     :param sequence_length: steps per sequence, None for whole episodes. About the span that must be remembered
     :param burn_in: steps replayed without gradient before a sequence that does not begin with its episode
     :param state_init: "stored" begins a sequence with the memory that acted there, "zero" with zeros
+    :param refresh_states: replace stored memories by those that burn-in has recomputed
     :param reward_scale: factor on sampled rewards. "auto" divides them by the running standard deviation of the discounted
         return, as ``VecNormalize`` does, so that one learning rate fits rewards of any size
     :param max_grad_norm: clip gradients to this norm, None not to
@@ -59,7 +60,7 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
     optimizer_names: ClassVar[tuple[str, ...]] = ("actor.optimizer", "critic.optimizer")
 
     # Our own parameters that the replay buffer is to be told
-    buffer_parameters: ClassVar[tuple[str, ...]] = ("sequence_length", "burn_in", "state_init")
+    buffer_parameters: ClassVar[tuple[str, ...]] = ("sequence_length", "burn_in", "state_init", "refresh_states")
 
     policy: RecurrentPolicy
     replay_buffer: RecurrentSequenceReplayBuffer
@@ -82,6 +83,7 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
         sequence_length: int | None = 32,
         burn_in: int = 0,
         state_init: Literal["stored", "zero"] = "stored",
+        refresh_states: bool = False,
         reward_scale: float | Literal["auto"] = "auto",
         max_grad_norm: float | None = None,
         **kwargs: Any,
@@ -127,6 +129,7 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
         self.sequence_length = sequence_length
         self.burn_in = burn_in
         self.state_init = state_init
+        self.refresh_states = refresh_states
         self.reward_scale = reward_scale
         self.max_grad_norm = max_grad_norm
         # Discounted returns since the last update, and the statistics of all before them
@@ -314,6 +317,13 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
             self.logger.record(f"train/delta_q_{name}", value)
         for name, value in self.replay_buffer.priority_statistics().items():
             self.logger.record(f"train/priority_{name}", value)
+
+    def _refresh_states(self, samples: RecurrentSequenceSamples) -> None:
+        """
+        :param samples: the batch that the networks that act and value have encoded last
+        """
+        encoders = self.policy.acting.encoder, self.policy.valuing.encoder
+        self.replay_buffer.write_states(samples, RNNStates(*(encoder.burned_in_state for encoder in encoders)))
 
     def _update_priorities(self, samples: RecurrentSequenceSamples, squared_errors: th.Tensor) -> None:
         """

@@ -16,6 +16,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
+from torch.utils._pytree import tree_map
 
 from sb3_recurrent_offpolicy.preprocessing import encode_actions, map_observation
 from sb3_recurrent_offpolicy.priorities import WindowLattice, WindowPriorities
@@ -81,6 +82,7 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
     :param priority_eta: the priority of a window is eta times the largest plus (1 - eta) times the mean absolute
         temporal-difference error of its steps
     :param importance_beta: exponent of the importance weights that undo the bias of priorities, 1 for all of it; 0 gives ones
+    :param refresh_states: let :meth:`write_states` replace stored states by those that burn-in has recomputed
     :raises ValueError: for impossible settings, naming parameter, value and remedy
     """
 
@@ -105,6 +107,7 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
         priority_alpha: float = 0.0,
         priority_eta: float = 0.9,
         importance_beta: float = 0.0,
+        refresh_states: bool = False,
     ):
         if sequence_length is not None and sequence_length < 1:
             raise ValueError(f"sequence_length={sequence_length} must be at least 1, or None for whole episodes")
@@ -140,6 +143,12 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
                 f"priority_alpha={priority_alpha} ranks windows of equal length, sequence_length=None replays whole episodes: "
                 "choose a sequence_length, or priority_alpha=0"
             )
+        if refresh_states and (state_init != "stored" or burn_in == 0 or burn_in % stride != 0):
+            raise ValueError(
+                f"refresh_states={refresh_states} writes the states that burn-in leads to back to where states are stored: it "
+                f"needs state_init='stored' (not {state_init!r}) and burn_in={burn_in} to be a positive multiple of "
+                f"stride={stride}"
+            )
         # The arrays of ReplayBuffer are not wanted: they hold every observation twice
         BaseBuffer.__init__(self, max(buffer_size // n_envs, 1), observation_space, action_space, device, n_envs=n_envs)
         self.optimize_memory_usage = optimize_memory_usage
@@ -151,6 +160,7 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
         self.priority_alpha = priority_alpha
         self.priority_eta = priority_eta
         self.importance_beta = importance_beta
+        self.refresh_states = refresh_states
         self._lattice = WindowLattice(sequence_length or stride, burn_in, stride)
         self.reset()
 
@@ -228,10 +238,10 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
         self.allocated = True
 
     def _pack(self, lstm_states: RNNStates) -> np.ndarray:
-        """(n_layers, n_envs, hidden) tensors to one row per environment: (n_envs, state_size)."""
+        """(n_layers, B, hidden) tensors to one row per column: (B, state_size)."""
         arrays = lstm_states.pi if self._shared_state else (*lstm_states.pi, *lstm_states.vf)
-        flat = [array.transpose(0, 1).reshape(self.n_envs, -1) for array in arrays]
-        return th.cat(flat, dim=1).cpu().numpy() if flat else np.zeros((self.n_envs, 0), dtype=np.float32)
+        flat = [array.transpose(0, 1).flatten(start_dim=1) for array in arrays]
+        return th.cat(flat, dim=1).cpu().numpy() if flat else np.zeros((1, 0), dtype=np.float32)
 
     def _unpack(self, packed: np.ndarray) -> RNNStates:
         """The inverse: (B, state_size) to tensors (n_layers, B, hidden)."""
@@ -386,6 +396,22 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
         """
         if self._priorities is not None:
             self._priorities.record_newest(self.n_added - 1, errors)
+
+    def write_states(self, samples: RecurrentSequenceSamples, states: RNNStates) -> None:
+        """
+        Replace stored states by recomputed ones, which today's weights lead to; without effect if ``refresh_states`` is off.
+        States are stored on a lattice: a burn-in that begins with its episode, off the lattice, ends off it too, and what it
+        leads to is dropped.
+
+        :param samples: the batch
+        :param states: memory at the first learned step of its rows with burn-in: (n_layers, B', hidden) each
+        """
+        if not self.refresh_states or samples.burn_in is None:
+            return
+        times, envs = np.divmod(samples.indices[: samples.burn_in.previous_actions.shape[1]], self.n_envs)
+        stored = (times % self.stride == 0) & (times >= self._first_usable())
+        columns = th.as_tensor(np.flatnonzero(stored))
+        self.states[self._slot(times[stored]), envs[stored]] = self._pack(tree_map(lambda array: array[:, columns], states))
 
     def _first_usable(self) -> int:
         """

@@ -58,6 +58,8 @@ class HistoryEncoder(BaseModel):
         self.core = core
         self.detach_features = detach_features
         self.latent_dim = int(core.output_size + features_extractor.features_dim)
+        # Memory that the last burn-in led to, one column per row that has one
+        self.burned_in_state: CoreState = ()
 
     def inputs(self, observations: PyTorchObs, previous_actions: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """
@@ -113,6 +115,7 @@ class HistoryEncoder(BaseModel):
     def _burn_in(self, burn_in: BurnIn, state: CoreState) -> CoreState:
         n_rows = burn_in.previous_actions.shape[1]
         _, warm = self.unroll(*burn_in, tuple(array[:, :n_rows].contiguous() for array in state))
+        self.burned_in_state = warm
         return tuple(th.cat([head, array[:, n_rows:]], dim=1) for head, array in zip(warm, state, strict=True))
 
 

@@ -78,6 +78,8 @@ class R2D2(RecurrentOffPolicyAlgorithm):
     :param sequence_length: steps per sequence to learn from. About the span that must be remembered
     :param burn_in: steps replayed without gradient before a sequence that does not begin with its episode (paper: 40)
     :param state_init: "stored" begins a sequence with the memory that acted there, "zero" with zeros
+    :param refresh_states: replace stored memories by those that burn-in has recomputed with today's weights, so that they age
+        from their last replay on
     :param reward_scale: factor on sampled rewards. 1, because values are rescaled; "auto" divides rewards by the running
         standard deviation of the discounted return
     :param priority_alpha: exponent of the priorities; 0 replays uniformly
@@ -141,6 +143,7 @@ class R2D2(RecurrentOffPolicyAlgorithm):
         sequence_length: int = 40,
         burn_in: int = 20,
         state_init: Literal["stored", "zero"] = "stored",
+        refresh_states: bool = False,
         reward_scale: float | Literal["auto"] = 1.0,
         priority_alpha: float = 0.9,
         priority_eta: float = 0.9,
@@ -176,6 +179,7 @@ class R2D2(RecurrentOffPolicyAlgorithm):
             sequence_length=sequence_length,
             burn_in=burn_in,
             state_init=state_init,
+            refresh_states=refresh_states,
             reward_scale=reward_scale,
             max_grad_norm=max_grad_norm,
             sde_support=False,
@@ -315,6 +319,7 @@ class R2D2(RecurrentOffPolicyAlgorithm):
             # One unroll per network over o_0 .. o_T; what is said of step t stands at [:-1], of its successor at [1:]
             latents = self.q_net.encode(samples)
             self._diagnose(samples, latents)
+            self._refresh_states(samples)
             q_values = self.q_net.q_values(latents)
 
             with th.no_grad():

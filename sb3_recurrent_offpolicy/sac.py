@@ -75,6 +75,8 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
     :param burn_in: steps replayed without gradient before a sequence that does not begin with its episode. Worth a try when
         observations are normalised by running statistics: stored states were computed under older ones
     :param state_init: "stored" begins a sequence with the memory that acted there, "zero" with zeros
+    :param refresh_states: replace stored memories by those that burn-in has recomputed with today's weights, so that they age
+        from their last replay on
     :param reward_scale: factor on sampled rewards. "auto" divides them by the running standard deviation of the discounted
         return, as ``VecNormalize`` does, so that the defaults, ``ent_coef`` above all, fit rewards of any size
     :param max_grad_norm: clip the gradients of actor and critic to this norm each, None not to
@@ -128,6 +130,7 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
         sequence_length: int | None = 32,
         burn_in: int = 0,
         state_init: Literal["stored", "zero"] = "stored",
+        refresh_states: bool = False,
         reward_scale: float | Literal["auto"] = "auto",
         max_grad_norm: float | None = None,
         _init_setup_model: bool = True,
@@ -160,6 +163,7 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
             sequence_length=sequence_length,
             burn_in=burn_in,
             state_init=state_init,
+            refresh_states=refresh_states,
             reward_scale=reward_scale,
             max_grad_norm=max_grad_norm,
             supported_action_spaces=(spaces.Box, spaces.Discrete),
@@ -226,6 +230,7 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
             self._diagnose(samples, critic_latents)
             # Actions by the current policy: for the actor loss and, without gradient, for the bootstrap
             policy = self.actor.action_log_prob(self.actor.encode(samples, critic_latents))
+            self._refresh_states(samples)
             current_policy, next_policy = policy.steps(slice(-1)), policy.steps(slice(1, None))
 
             if self.ent_coef_optimizer is not None and self.log_ent_coef is not None:

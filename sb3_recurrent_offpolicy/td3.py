@@ -61,6 +61,8 @@ class RecurrentTD3(RecurrentOffPolicyAlgorithm):
     :param burn_in: steps replayed without gradient before a sequence that does not begin with its episode. Worth a try when
         observations are normalised by running statistics: stored states were computed under older ones
     :param state_init: "stored" begins a sequence with the memory that acted there, "zero" with zeros
+    :param refresh_states: replace stored memories by those that burn-in has recomputed with today's weights, so that they age
+        from their last replay on
     :param reward_scale: factor on sampled rewards. "auto" divides them by the running standard deviation of the discounted
         return, as ``VecNormalize`` does, so that the defaults fit rewards of any size
     :param preactivation_penalty: weight of the squared pre-tanh action in the actor loss. Without it the actor is prone to
@@ -115,6 +117,7 @@ class RecurrentTD3(RecurrentOffPolicyAlgorithm):
         sequence_length: int | None = 32,
         burn_in: int = 0,
         state_init: Literal["stored", "zero"] = "stored",
+        refresh_states: bool = False,
         reward_scale: float | Literal["auto"] = "auto",
         preactivation_penalty: float = 0.002,
         max_grad_norm: float | None = None,
@@ -145,6 +148,7 @@ class RecurrentTD3(RecurrentOffPolicyAlgorithm):
             sequence_length=sequence_length,
             burn_in=burn_in,
             state_init=state_init,
+            refresh_states=refresh_states,
             reward_scale=reward_scale,
             max_grad_norm=max_grad_norm,
             sde_support=False,
@@ -212,6 +216,7 @@ class RecurrentTD3(RecurrentOffPolicyAlgorithm):
 
                 # Optimize the actor
                 self._minimize(actor_loss, self.actor.optimizer)
+                self._refresh_states(samples)
 
                 self.policy.update_targets(self.tau)
 

@@ -57,11 +57,11 @@ def _ship_hyperparams(manager: Any) -> None:
 
     @wraps(original)
     def read_hyperparameters(self: Any) -> Any:
-        shipped = HYPERPARAMS / f"{self.algo}.yml"
         config = Path(self.config)
-        # RL Zoo's own default path, at which it has no file for our algorithms; a file the user names is the user's
-        is_default = config.name == shipped.name and config.parent.name == "hyperparams"
-        if is_default and not config.exists() and shipped.exists():
+        shipped = HYPERPARAMS / config.name
+        # RL Zoo's own default path, at which it has no file for our algorithms, or a bare name; a file that is there wins
+        may_be_ours = config.parent.name in ("hyperparams", "")
+        if may_be_ours and not config.exists() and shipped.exists():
             self.config = str(shipped)
         return original(self)
 

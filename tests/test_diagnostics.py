@@ -88,3 +88,65 @@ def test_diagnosis_changes_nothing() -> None:
     model._diagnose(samples, latents)
     assert latents.requires_grad and all(map(th.equal, before, model.policy.parameters()))
     assert all(parameter.grad is None for parameter in model.policy.parameters())
+
+
+@pytest.mark.parametrize(
+    ("variant", "shared"),
+    [(TD3, False), (TD3, True), (SAC, False), (SAC, True), (Q_LEARNING, False)],
+    ids=["td3", "td3-shared", "sac", "sac-shared", "r2d2"],
+)
+def test_refresh_writes_what_burn_in_leads_to(variant: Variant, shared: bool) -> None:
+    kwargs = dict(policy_kwargs=dict(shared_lstm=True, enable_critic_lstm=False)) if shared else {}
+    model = random_env_model(
+        variant, burn_in=4, sequence_length=6, refresh_states=True, replay_buffer_kwargs=dict(stride=2), **kwargs
+    )
+    buffer, n_updates = model.replay_buffer, getattr(model, "policy_delay", 1)
+    samples, before = model._sample_sequences(17), buffer.states.copy()
+    model._sample_sequences = lambda batch_size: samples
+    # The states are those of the weights before the update
+    model._minimize = lambda loss, optimizer: None
+    model.train(n_updates, 17)
+
+    assert samples.burn_in is not None
+    touched = np.zeros_like(before, dtype=bool)
+    for row in range(samples.burn_in.previous_actions.shape[1]):
+        first, env = divmod(int(samples.indices[row]), buffer.n_envs)
+        if first % buffer.stride != 0:
+            continue
+        slot = buffer._slot(first)
+        touched[slot, env] = True
+        stored = buffer.stored_states(np.array([first]), np.array([env]))
+        for network, part, initial in (
+            (model.policy.acting, stored.pi, samples.initial_states.pi),
+            (model.policy.valuing, stored.vf, samples.initial_states.vf),
+        ):
+            state = tuple(array[:, row : row + 1] for array in initial)
+            for observation, action in zip(
+                samples.burn_in.observations[:, row], samples.burn_in.previous_actions[:, row], strict=True
+            ):
+                _, state = network.encoder.step(*network.encoder.inputs(observation[None], action[None]), state)
+            for found, expected in zip(part, state, strict=True):
+                th.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    assert touched.any() and (buffer.states[touched] != before[touched]).any()
+    np.testing.assert_array_equal(buffer.states[~touched], before[~touched])
+
+
+def test_refreshed_states_are_less_stale() -> None:
+    found = {}
+    for refresh_states in (False, True):
+        model = random_env_model(
+            Q_LEARNING, burn_in=4, sequence_length=6, refresh_states=refresh_states, replay_buffer_kwargs=dict(stride=2)
+        )
+        model.lr_schedule = lambda progress: 0.0
+        model.train(100, 32)
+        samples = model._sample_sequences(32)
+        found[refresh_states] = state_staleness(model.q_net, samples, model.q_net.encode(samples), model.replay_buffer)
+    assert found[True]["first"] < 0.5 * found[False]["first"]
+
+
+@pytest.mark.parametrize(
+    "settings", [dict(burn_in=0), dict(burn_in=4, state_init="zero"), dict(burn_in=3, replay_buffer_kwargs=dict(stride=2))]
+)
+def test_refresh_needs_states_and_a_burn_in_that_ends_where_they_are_stored(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"refresh_states=True .* state_init='stored'"):
+        random_env_model(Q_LEARNING, sequence_length=6, refresh_states=True, **settings)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from sb3_recurrent_offpolicy import R2D2
 from sb3_recurrent_offpolicy.zoo import ALGORITHMS, HYPERPARAMS, SEARCH_SPACES, convert_recurrent_params
 
 ENV = "PendulumNoVel-v1"
@@ -46,6 +47,18 @@ def test_train_continue_enjoy(algo: str, tmp_path: Path) -> None:
 def test_the_default_entry_serves_other_environments(tmp_path: Path) -> None:
     output = python("-m", "rl_zoo3.train", "--algo", "recurrent_td3", "--env", "Pendulum-v1", "-f", str(tmp_path), *SHORT)
     assert "Using 'default' hyperparameters" in output
+
+
+@pytest.mark.parametrize("arguments", [[], ["--conf-file", "r2d2_paper.yml"]], ids=["atari", "paper"])
+def test_atari_from_single_frames(arguments: list[str], tmp_path: Path) -> None:
+    output = python(
+        *("-m", "rl_zoo3.train", "--algo", "r2d2", "--env", "PongNoFrameskip-v4", "-f", str(tmp_path), *arguments),
+        *("-n", "400", "--eval-freq", "-1", "--num-threads", "1"),
+        *("-params", "n_envs:2", "learning_starts:300", "buffer_size:2000", "batch_size:2", "train_freq:20"),
+    )
+    assert f"hyperparams/{'r2d2_paper' if arguments else 'r2d2'}.yml" in output.replace(os.sep, "/")
+    model = R2D2.load(tmp_path / "r2d2" / "PongNoFrameskip-v4_1" / "PongNoFrameskip-v4.zip")
+    assert model.observation_space.shape == (1, 84, 84) and model._n_updates > 0
 
 
 def test_a_file_of_the_users_wins(tmp_path: Path) -> None:
