@@ -16,13 +16,12 @@ are not repeated.
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
-import popgym  # registers its environments
 import rl_zoo3.import_envs  # registers the NoVel environments
 import torch as th
 import yaml
@@ -34,7 +33,6 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-import sb3_recurrent_offpolicy.envs  # registers its environments
 from sb3_recurrent_offpolicy.zoo import ALGORITHMS, HYPERPARAMS
 
 RESULTS = Path(__file__).parent / "results"
@@ -92,6 +90,17 @@ def score(model: BaseAlgorithm, env_id: str, n_starts: int, seed: int, zero_memo
     return returns
 
 
+def scores(model: BaseAlgorithm, env_id: str, n_starts: int, seed: int) -> dict[str, np.ndarray]:
+    """Returns and, where averaged weights act, those of the latest weights."""
+    returns = {"return": score(model, env_id, n_starts, seed)}
+    average = getattr(model.policy, "q_net_average", None)
+    if average is not None:
+        model.policy.q_net_average = None
+        returns["return_of_latest_weights"] = score(model, env_id, n_starts, seed)
+        model.policy.q_net_average = average
+    return returns
+
+
 def assert_state_is_hidden(env_id: str) -> None:
     env = gym.make(env_id)
     observation, _ = env.reset(seed=0)
@@ -117,10 +126,9 @@ class Curve(BaseCallback):
                 values.append(self.logger.name_to_value[f"train/{name}"])
         if self.num_timesteps % TASKS[self.env_id].curve_every == 0:
             self.training_seconds += time.perf_counter() - self.resumed
-            mean = float(score(self.model, self.env_id, CURVE_STARTS, CURVE_SEED).mean())
-            self.points.append(
-                {"steps": self.num_timesteps, "seconds": round(self.training_seconds, 1), "return": round(mean, 3)}
-            )
+            returns = scores(self.model, self.env_id, CURVE_STARTS, CURVE_SEED)
+            means = {name: round(float(values.mean()), 3) for name, values in returns.items()}
+            self.points.append({"steps": self.num_timesteps, "seconds": round(self.training_seconds, 1), **means})
             for name, values in self.diagnostics.items():
                 if values:
                     self.points[-1][name] = round(float(np.mean(values)), 4)
@@ -171,7 +179,7 @@ def make_model(algo: str, env_id: str, seed: int, hyperparams: dict[str, Any]) -
     return (ALGORITHMS | {"dqn": DQN})[algo](**common, **kwargs), n_steps
 
 
-def run(algo: str, env_id: str, seed: int, settings: list[str]) -> None:
+def run(algo: str, env_id: str, seed: int, settings: Sequence[str] = ()) -> None:
     label = " ".join([algo, *settings])
     path = RESULTS / env_id / f"{label.replace(' ', ',')}_{seed}.json"
     if path.exists():
@@ -186,7 +194,7 @@ def run(algo: str, env_id: str, seed: int, settings: list[str]) -> None:
     curve = Curve(env_id)
     model.learn(n_steps, callback=curve)
     n_starts = TASKS[env_id].n_starts
-    returns = score(model, env_id, n_starts, EVALUATION_SEED)
+    returns = scores(model, env_id, n_starts, EVALUATION_SEED)
     zeroed = score(model, env_id, n_starts, EVALUATION_SEED, zero_memory=True)
     result = {
         "command": f"python benchmarks/learning.py --algo {algo} --env {env_id} --seeds {seed}"
@@ -197,8 +205,8 @@ def run(algo: str, env_id: str, seed: int, settings: list[str]) -> None:
         "updates": model._n_updates,
         "training_seconds": curve.points[-1]["seconds"],
         "threads": th.get_num_threads(),
-        "mean": round(float(returns.mean()), 2),
-        "standard_error": round(float(returns.std() / np.sqrt(n_starts)), 2),
+        **{name.replace("return", "mean"): round(float(values.mean()), 2) for name, values in returns.items()},
+        "standard_error": round(float(returns["return"].std() / np.sqrt(n_starts)), 2),
         "mean_with_memory_zeroed": round(float(zeroed.mean()), 2),
         "hyperparams": hyperparams,
         "curve": curve.points,

@@ -342,6 +342,7 @@ class R2D2(RecurrentOffPolicyAlgorithm):
 
             # Optimize the network
             self._minimize(loss, self.policy.optimizer)
+            self.policy.update_average()
             self._update_priorities(samples, errors)
 
             if self._n_updates % self.target_update_interval == 0:

@@ -96,9 +96,13 @@ def test_diagnosis_changes_nothing() -> None:
     ids=["td3", "td3-shared", "sac", "sac-shared", "r2d2"],
 )
 def test_refresh_writes_what_burn_in_leads_to(variant: Variant, shared: bool) -> None:
-    kwargs = dict(policy_kwargs=dict(shared_lstm=True, enable_critic_lstm=False)) if shared else {}
     model = random_env_model(
-        variant, burn_in=4, sequence_length=6, refresh_states=True, replay_buffer_kwargs=dict(stride=2), **kwargs
+        variant,
+        burn_in=4,
+        sequence_length=6,
+        refresh_states=True,
+        replay_buffer_kwargs=dict(stride=2),
+        policy_kwargs=dict(shared_lstm=True, enable_critic_lstm=False) if shared else None,
     )
     buffer, n_updates = model.replay_buffer, getattr(model, "policy_delay", 1)
     samples, before = model._sample_sequences(17), buffer.states.copy()

@@ -96,3 +96,17 @@ def test_pendulum_without_velocity(algo: str, tmp_path: Path, monkeypatch: pytes
     result = json.loads((tmp_path / "PendulumNoVel-v1" / f"{algo}_3.json").read_text())
     assert result["mean"] > (-220 if algo == "recurrent_ddpg" else -180)
     assert result["mean_with_memory_zeroed"] < -700
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("env_id", ["MemoryLength-v0", "popgym-RepeatPreviousEasy-v0"])
+def test_a_cue_is_remembered(env_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As above, one to two minutes each."""
+    import benchmarks.learning as learning
+
+    monkeypatch.setattr(learning, "RESULTS", tmp_path)
+    th.set_num_threads(1)
+    learning.run("r2d2", env_id, seed=3)
+    result = json.loads((tmp_path / env_id / "r2d2_3.json").read_text())
+    assert result["mean"] > 0.9
+    assert result["mean_with_memory_zeroed"] < 0.3

@@ -1,7 +1,6 @@
 """Policies: (observation, state, episode_start) -> (action, state) to act; networks, targets and optimizers to learn."""
 
 import copy
-from functools import partialmethod
 from itertools import chain
 from typing import Any, ClassVar
 
@@ -10,28 +9,12 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import get_flattened_obs_dim
-from stable_baselines3.common.torch_layers import (
-    BaseFeaturesExtractor,
-    CombinedExtractor,
-    FlattenExtractor,
-    NatureCNN,
-    get_actor_critic_arch,
-)
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
-from sb3_recurrent_offpolicy.cores import GRUCore, LSTMCore, NoCore, RecurrentCore
-from sb3_recurrent_offpolicy.networks import (
-    CategoricalActor,
-    DeterministicActor,
-    HistoryEncoder,
-    RecurrentActor,
-    RecurrentContinuousCritic,
-    RecurrentCritic,
-    RecurrentDiscreteCritic,
-    RecurrentQNetwork,
-    SquashedGaussianActor,
-)
+from sb3_recurrent_offpolicy.cores import LSTMCore, RecurrentCore
+from sb3_recurrent_offpolicy.networks import HistoryEncoder, RecurrentActor, RecurrentCritic, RecurrentQNetwork
 from sb3_recurrent_offpolicy.preprocessing import encode_actions
 from sb3_recurrent_offpolicy.type_aliases import CoreState, RNNStates
 
@@ -82,7 +65,7 @@ class RecurrentPolicy(BasePolicy):
         core_class: type[RecurrentCore] = LSTMCore,
         memory_lr_scale: float = 1.0,
     ):
-        _require_positive(lstm_hidden_size=lstm_hidden_size, n_lstm_layers=n_lstm_layers)
+        require_positive(lstm_hidden_size=lstm_hidden_size, n_lstm_layers=n_lstm_layers)
         optimizer_kwargs = optimizer_kwargs or {}
         if optimizer_class in (th.optim.Adam, th.optim.AdamW) and not {"foreach", "differentiable"} & set(optimizer_kwargs):
             optimizer_kwargs = {"fused": True} | optimizer_kwargs
@@ -120,6 +103,11 @@ class RecurrentPolicy(BasePolicy):
     def valuing(self) -> RecurrentCritic | RecurrentQNetwork:
         """The network that values them."""
         raise NotImplementedError
+
+    @property
+    def predicting(self) -> RecurrentActor | RecurrentQNetwork:
+        """The network behind ``predict``."""
+        return self.acting
 
     def _make_targets(self) -> None:
         # Copied together, so that what they share is shared by the targets too
@@ -186,12 +174,12 @@ class RecurrentPolicy(BasePolicy):
 
     def set_training_mode(self, mode: bool) -> None:
         """
-        Put the networks in training or evaluation mode; targets stay in evaluation mode.
+        Put the networks in training or evaluation mode; targets and averages stay in evaluation mode.
 
         :param mode: if true, set to training mode, else set to evaluation mode
         """
         for name, network in self.named_children():
-            if not name.endswith("_target"):
+            if not name.endswith(("_target", "_average")):
                 network.train(mode)
         self.training = mode
 
@@ -247,9 +235,9 @@ class RecurrentPolicy(BasePolicy):
     def _predict(  # type: ignore[override]
         self, observation: PyTorchObs, state: CoreState, previous_actions: th.Tensor, deterministic: bool = False
     ) -> tuple[th.Tensor, CoreState]:
-        encoder = self.acting.encoder
-        latents, state = encoder.step(*encoder.inputs(observation, previous_actions), state)
-        return self.acting(latents, deterministic), state
+        network = self.predicting
+        latents, state = network.encoder.step(*network.encoder.inputs(observation, previous_actions), state)
+        return network(latents, deterministic), state
 
     @th.inference_mode()
     def act(
@@ -365,327 +353,11 @@ class RecurrentPolicy(BasePolicy):
         return tuple(array.masked_fill(th.as_tensor(episode_starts[:, None], device=array.device), 0.0) for array in state)
 
 
-class RecurrentActorCriticPolicy(RecurrentPolicy):
+def require_positive(**values: int) -> None:
     """
-    Actor and critic, each with its memory, and their targets: what the actor-critic algorithms share.
-
-    Whatever actor and critic share is trained by the critic loss alone: training a memory with both losses fails (Ni et al.
-    2022; Yang & Nguyen 2021).
-
-    :param observation_space: observation space
-    :param action_space: action space
-    :param lr_schedule: learning rate schedule (could be constant)
-    :param share_features_extractor: share it between actor and critic
-    :param n_critics: number of Q-value heads
-    :param shared_lstm: actor and critic share one memory
-    :param enable_critic_lstm: give the critic a memory of its own; if neither this nor ``shared_lstm``, the critic sees
-        the current observation only
-    :param kwargs: as for :class:`RecurrentPolicy`; ``net_arch`` can be ``dict(pi=..., qf=...)``
+    :param values: settings by name
+    :raises ValueError: if one of them is less than 1
     """
-
-    actor: RecurrentActor
-    critic: RecurrentCritic
-    critic_target: RecurrentCritic
-    followed: ClassVar[tuple[str, ...]] = ("critic",)
-
-    def __init__(
-        self,
-        observation_space: spaces.Space,
-        action_space: spaces.Space,
-        lr_schedule: Schedule,
-        share_features_extractor: bool = False,
-        n_critics: int = 2,
-        shared_lstm: bool = False,
-        enable_critic_lstm: bool = True,
-        **kwargs: Any,
-    ):
-        if shared_lstm and enable_critic_lstm:
-            raise ValueError(
-                "shared_lstm=True and enable_critic_lstm=True exclude each other: choose enable_critic_lstm=False for one "
-                "memory, or shared_lstm=False for two"
-            )
-        _require_positive(n_critics=n_critics)
-        self.share_features_extractor = share_features_extractor
-        self.n_critics = n_critics
-        self.shared_lstm = shared_lstm
-        self.enable_critic_lstm = enable_critic_lstm
-        super().__init__(observation_space, action_space, lr_schedule, **kwargs)
-
-    def _build(self, lr_schedule: Schedule) -> None:
-        actor_arch, critic_arch = get_actor_critic_arch(self.net_arch)
-        critic_has_memory = self.shared_lstm or self.enable_critic_lstm
-        critic_encoder = self.make_encoder(self.make_features_extractor(), self.core_class if critic_has_memory else NoCore)
-        actor_encoder = critic_encoder
-        if not self.shared_lstm:
-            extractor = critic_encoder.features_extractor
-            # Without parameters there is nothing to learn apart, and acting extracts features once
-            shared = self.share_features_extractor or next(extractor.parameters(), None) is None
-            actor_encoder = self.make_encoder(
-                extractor if shared else self.make_features_extractor(), self.core_class, detach_features=shared
-            )
-
-        self.actor = self._make_actor(actor_encoder, actor_arch)
-        self.critic = self._make_critic(critic_encoder, critic_arch)
-        self._make_targets()
-
-        critic_parameters = set(self.critic.parameters())
-        own_parameters = [parameter for parameter in self.actor.parameters() if parameter not in critic_parameters]
-        self.actor.optimizer = self._make_optimizer(own_parameters, self.actor.encoder.core, lr_schedule)
-        self.critic.optimizer = self._make_optimizer(list(self.critic.parameters()), critic_encoder.core, lr_schedule)
-
-    def _make_actor(self, encoder: HistoryEncoder, net_arch: list[int]) -> RecurrentActor:
-        raise NotImplementedError
-
-    def _make_critic(self, encoder: HistoryEncoder, net_arch: list[int]) -> RecurrentCritic:
-        return RecurrentContinuousCritic(encoder, net_arch, self.activation_fn, self.n_critics)
-
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        return super()._get_constructor_parameters() | dict(
-            share_features_extractor=self.share_features_extractor,
-            n_critics=self.n_critics,
-            shared_lstm=self.shared_lstm,
-            enable_critic_lstm=self.enable_critic_lstm,
-        )
-
-    @property
-    def acting(self) -> RecurrentActor:
-        return self.actor
-
-    @property
-    def valuing(self) -> RecurrentCritic:
-        return self.critic
-
-    def initial_states(self, n_envs: int) -> RNNStates:
-        pi = self.actor.encoder.core.initial_state(n_envs)
-        return RNNStates(pi, pi if self.shared_lstm else self.critic.encoder.core.initial_state(n_envs))
-
-    def forward(
-        self, observation: PyTorchObs, lstm_states: RNNStates, previous_actions: th.Tensor, deterministic: bool = False
-    ) -> tuple[th.Tensor, RNNStates]:
-        actor, critic = self.actor.encoder, self.critic.encoder
-        inputs, features = actor.inputs(observation, previous_actions)
-        latents, pi = actor.step(inputs, features, lstm_states.pi)
-        actions = self.actor(latents, deterministic)
-        if self.shared_lstm:
-            return actions, RNNStates(pi, pi)
-        if critic.features_extractor is not actor.features_extractor:
-            inputs, features = critic.inputs(observation, previous_actions)
-        _, vf = critic.core.step(inputs, lstm_states.vf)
-        return actions, RNNStates(pi, vf)
-
-
-class RecurrentTD3Policy(RecurrentActorCriticPolicy):
-    """Policy for RecurrentTD3 and RecurrentDDPG; parameters as for :class:`RecurrentActorCriticPolicy`."""
-
-    actor: DeterministicActor
-    actor_target: DeterministicActor
-    critic: RecurrentContinuousCritic
-    critic_target: RecurrentContinuousCritic
-    followed = ("actor", "critic")
-
-    def _make_actor(self, encoder: HistoryEncoder, net_arch: list[int]) -> DeterministicActor:
-        return DeterministicActor(encoder, self.shared_lstm, net_arch, self.activation_fn)
-
-
-class TD3CnnLstmPolicy(RecurrentTD3Policy):
-    """As :class:`RecurrentTD3Policy`, for images."""
-
-    __init__ = partialmethod(RecurrentTD3Policy.__init__, features_extractor_class=NatureCNN)
-
-
-class TD3MultiInputLstmPolicy(RecurrentTD3Policy):
-    """As :class:`RecurrentTD3Policy`, for dict observations."""
-
-    __init__ = partialmethod(RecurrentTD3Policy.__init__, features_extractor_class=CombinedExtractor)
-
-
-class TD3MlpGruPolicy(RecurrentTD3Policy):
-    """As :class:`RecurrentTD3Policy`, remembering with a GRU."""
-
-    __init__ = partialmethod(RecurrentTD3Policy.__init__, core_class=GRUCore)
-
-
-class TD3CnnGruPolicy(RecurrentTD3Policy):
-    """As :class:`RecurrentTD3Policy`, for images, remembering with a GRU."""
-
-    __init__ = partialmethod(RecurrentTD3Policy.__init__, features_extractor_class=NatureCNN, core_class=GRUCore)
-
-
-class TD3MultiInputGruPolicy(RecurrentTD3Policy):
-    """As :class:`RecurrentTD3Policy`, for dict observations, remembering with a GRU."""
-
-    __init__ = partialmethod(RecurrentTD3Policy.__init__, features_extractor_class=CombinedExtractor, core_class=GRUCore)
-
-
-class RecurrentSACPolicy(RecurrentActorCriticPolicy):
-    """
-    Policy for RecurrentSAC: a squashed Gaussian for Box actions, a categorical policy for Discrete ones.
-
-    :param observation_space: observation space
-    :param action_space: action space
-    :param lr_schedule: learning rate schedule (could be constant)
-    :param use_sde: whether to use generalized state-dependent exploration (gSDE), for Box actions
-    :param log_std_init: initial value of the log standard deviation with gSDE
-    :param use_expln: with gSDE, ``expln()`` instead of ``exp()`` to ensure a positive standard deviation
-    :param clip_mean: with gSDE, clip the mean before tanh to this absolute value
-    :param kwargs: as for :class:`RecurrentActorCriticPolicy`
-    """
-
-    actor: SquashedGaussianActor | CategoricalActor
-
-    def __init__(
-        self,
-        observation_space: spaces.Space,
-        action_space: spaces.Space,
-        lr_schedule: Schedule,
-        use_sde: bool = False,
-        log_std_init: float = -3,
-        use_expln: bool = False,
-        clip_mean: float = 2.0,
-        **kwargs: Any,
-    ):
-        self.sde_kwargs = dict(use_sde=use_sde, log_std_init=log_std_init, use_expln=use_expln, clip_mean=clip_mean)
-        super().__init__(observation_space, action_space, lr_schedule, **kwargs)
-
-    def _make_actor(self, encoder: HistoryEncoder, net_arch: list[int]) -> SquashedGaussianActor | CategoricalActor:
-        if isinstance(self.action_space, spaces.Discrete):
-            return CategoricalActor(encoder, self.shared_lstm, net_arch, self.activation_fn)
-        return SquashedGaussianActor(encoder, self.shared_lstm, net_arch, self.activation_fn, **self.sde_kwargs)  # type: ignore[arg-type]
-
-    def _make_critic(self, encoder: HistoryEncoder, net_arch: list[int]) -> RecurrentCritic:
-        if isinstance(self.action_space, spaces.Discrete):
-            return RecurrentDiscreteCritic(encoder, net_arch, self.activation_fn, self.n_critics)
-        return super()._make_critic(encoder, net_arch)
-
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        return super()._get_constructor_parameters() | self.sde_kwargs
-
-    def reset_noise(self, batch_size: int = 1) -> None:
-        """
-        Draw new noise functions, with gSDE.
-
-        :param batch_size: one per environment
-        """
-        assert isinstance(self.actor, SquashedGaussianActor), "gSDE is for Box actions"
-        self.actor.reset_noise(batch_size=batch_size)
-
-
-class SACCnnLstmPolicy(RecurrentSACPolicy):
-    """As :class:`RecurrentSACPolicy`, for images."""
-
-    __init__ = partialmethod(RecurrentSACPolicy.__init__, features_extractor_class=NatureCNN)
-
-
-class SACMultiInputLstmPolicy(RecurrentSACPolicy):
-    """As :class:`RecurrentSACPolicy`, for dict observations."""
-
-    __init__ = partialmethod(RecurrentSACPolicy.__init__, features_extractor_class=CombinedExtractor)
-
-
-class SACMlpGruPolicy(RecurrentSACPolicy):
-    """As :class:`RecurrentSACPolicy`, remembering with a GRU."""
-
-    __init__ = partialmethod(RecurrentSACPolicy.__init__, core_class=GRUCore)
-
-
-class SACCnnGruPolicy(RecurrentSACPolicy):
-    """As :class:`RecurrentSACPolicy`, for images, remembering with a GRU."""
-
-    __init__ = partialmethod(RecurrentSACPolicy.__init__, features_extractor_class=NatureCNN, core_class=GRUCore)
-
-
-class SACMultiInputGruPolicy(RecurrentSACPolicy):
-    """As :class:`RecurrentSACPolicy`, for dict observations, remembering with a GRU."""
-
-    __init__ = partialmethod(RecurrentSACPolicy.__init__, features_extractor_class=CombinedExtractor, core_class=GRUCore)
-
-
-class R2D2Policy(RecurrentPolicy):
-    """
-    Policy for R2D2: Q-values of all actions behind one memory, and their target.
-
-    :param observation_space: observation space
-    :param action_space: action space
-    :param lr_schedule: learning rate schedule (could be constant)
-    :param dueling: values and advantages in heads of their own (Wang et al. 2016)
-    :param kwargs: as for :class:`RecurrentPolicy`; ``net_arch`` is a list
-    """
-
-    q_net: RecurrentQNetwork
-    q_net_target: RecurrentQNetwork
-    followed = ("q_net",)
-
-    def __init__(
-        self,
-        observation_space: spaces.Space,
-        action_space: spaces.Space,
-        lr_schedule: Schedule,
-        dueling: bool = True,
-        **kwargs: Any,
-    ):
-        self.dueling = dueling
-        super().__init__(observation_space, action_space, lr_schedule, **kwargs)
-
-    def _build(self, lr_schedule: Schedule) -> None:
-        if not isinstance(self.net_arch, list):
-            raise ValueError(f"net_arch={self.net_arch} must be a list: there is one network only")
-        encoder = self.make_encoder(self.make_features_extractor(), self.core_class)
-        self.q_net = RecurrentQNetwork(encoder, self.net_arch, self.activation_fn, self.dueling)
-        self._make_targets()
-        self.optimizer = self._make_optimizer(list(self.q_net.parameters()), encoder.core, lr_schedule)
-
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        return super()._get_constructor_parameters() | dict(dueling=self.dueling)
-
-    @property
-    def acting(self) -> RecurrentQNetwork:
-        return self.q_net
-
-    valuing = acting
-
-    def initial_states(self, n_envs: int) -> RNNStates:
-        state = self.q_net.encoder.core.initial_state(n_envs)
-        return RNNStates(state, state)
-
-    def forward(
-        self, observation: PyTorchObs, lstm_states: RNNStates, previous_actions: th.Tensor, deterministic: bool = False
-    ) -> tuple[th.Tensor, RNNStates]:
-        encoder = self.q_net.encoder
-        latents, state = encoder.step(*encoder.inputs(observation, previous_actions), lstm_states.pi)
-        return self.q_net.q_values(latents), RNNStates(state, state)
-
-
-class R2D2CnnLstmPolicy(R2D2Policy):
-    """As :class:`R2D2Policy`, for images."""
-
-    __init__ = partialmethod(R2D2Policy.__init__, features_extractor_class=NatureCNN)
-
-
-class R2D2MultiInputLstmPolicy(R2D2Policy):
-    """As :class:`R2D2Policy`, for dict observations."""
-
-    __init__ = partialmethod(R2D2Policy.__init__, features_extractor_class=CombinedExtractor)
-
-
-class R2D2MlpGruPolicy(R2D2Policy):
-    """As :class:`R2D2Policy`, remembering with a GRU."""
-
-    __init__ = partialmethod(R2D2Policy.__init__, core_class=GRUCore)
-
-
-class R2D2CnnGruPolicy(R2D2Policy):
-    """As :class:`R2D2Policy`, for images, remembering with a GRU."""
-
-    __init__ = partialmethod(R2D2Policy.__init__, features_extractor_class=NatureCNN, core_class=GRUCore)
-
-
-class R2D2MultiInputGruPolicy(R2D2Policy):
-    """As :class:`R2D2Policy`, for dict observations, remembering with a GRU."""
-
-    __init__ = partialmethod(R2D2Policy.__init__, features_extractor_class=CombinedExtractor, core_class=GRUCore)
-
-
-def _require_positive(**values: int) -> None:
     for name, value in values.items():
         if value < 1:
             raise ValueError(f"{name}={value} must be at least 1")

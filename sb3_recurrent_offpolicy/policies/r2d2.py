@@ -1,0 +1,123 @@
+"""Policies of R2D2."""
+
+from functools import partialmethod
+from typing import Any
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from sb3_recurrent_offpolicy.cores import GRUCore
+from sb3_recurrent_offpolicy.networks import RecurrentQNetwork
+from sb3_recurrent_offpolicy.policies.base import RecurrentPolicy
+from sb3_recurrent_offpolicy.type_aliases import RNNStates
+
+
+class R2D2Policy(RecurrentPolicy):
+    """
+    Policy for R2D2: Q-values of all actions behind one memory, and their target.
+
+    :param observation_space: observation space
+    :param action_space: action space
+    :param lr_schedule: learning rate schedule (could be constant)
+    :param dueling: values and advantages in heads of their own (Wang et al. 2016)
+    :param average_decay: ``predict`` acts with an exponential moving average of the learned weights, this decay per update:
+        a greedy policy swings less with it. Exploration and learning do not know of it. 0: the learned weights themselves
+    :param kwargs: as for :class:`RecurrentPolicy`; ``net_arch`` is a list
+    """
+
+    q_net: RecurrentQNetwork
+    q_net_target: RecurrentQNetwork
+    followed = ("q_net",)
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        lr_schedule: Schedule,
+        dueling: bool = True,
+        average_decay: float = 0.0,
+        **kwargs: Any,
+    ):
+        if not 0 <= average_decay < 1:
+            raise ValueError(f"average_decay={average_decay} must be at least 0, which means no average, and less than 1")
+        self.dueling = dueling
+        self.average_decay = average_decay
+        super().__init__(observation_space, action_space, lr_schedule, **kwargs)
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        if not isinstance(self.net_arch, list):
+            raise ValueError(f"net_arch={self.net_arch} must be a list: there is one network only")
+        encoder = self.make_encoder(self.make_features_extractor(), self.core_class)
+        self.q_net = RecurrentQNetwork(encoder, self.net_arch, self.activation_fn, self.dueling)
+        self._make_targets()
+        self.q_net_average: AveragedModel | None = None
+        if self.average_decay > 0:
+            self.q_net_average = AveragedModel(self.q_net, multi_avg_fn=get_ema_multi_avg_fn(self.average_decay))
+            self.q_net_average.requires_grad_(False).eval()
+        self.optimizer = self._make_optimizer(list(self.q_net.parameters()), encoder.core, lr_schedule)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return super()._get_constructor_parameters() | dict(dueling=self.dueling, average_decay=self.average_decay)
+
+    @property
+    def acting(self) -> RecurrentQNetwork:
+        return self.q_net
+
+    valuing = acting
+
+    @property
+    def predicting(self) -> RecurrentQNetwork:
+        if self.q_net_average is None:
+            return self.q_net
+        averaged = self.q_net_average.module
+        assert isinstance(averaged, RecurrentQNetwork)
+        return averaged
+
+    def update_average(self) -> None:
+        """Let the averaged network know the learned weights, after an update of them."""
+        if self.q_net_average is not None:
+            self.q_net_average.update_parameters(self.q_net)
+
+    def initial_states(self, n_envs: int) -> RNNStates:
+        state = self.q_net.encoder.core.initial_state(n_envs)
+        return RNNStates(state, state)
+
+    def forward(
+        self, observation: PyTorchObs, lstm_states: RNNStates, previous_actions: th.Tensor, deterministic: bool = False
+    ) -> tuple[th.Tensor, RNNStates]:
+        encoder = self.q_net.encoder
+        latents, state = encoder.step(*encoder.inputs(observation, previous_actions), lstm_states.pi)
+        return self.q_net.q_values(latents), RNNStates(state, state)
+
+
+class R2D2CnnLstmPolicy(R2D2Policy):
+    """As :class:`R2D2Policy`, for images."""
+
+    __init__ = partialmethod(R2D2Policy.__init__, features_extractor_class=NatureCNN)
+
+
+class R2D2MultiInputLstmPolicy(R2D2Policy):
+    """As :class:`R2D2Policy`, for dict observations."""
+
+    __init__ = partialmethod(R2D2Policy.__init__, features_extractor_class=CombinedExtractor)
+
+
+class R2D2MlpGruPolicy(R2D2Policy):
+    """As :class:`R2D2Policy`, remembering with a GRU."""
+
+    __init__ = partialmethod(R2D2Policy.__init__, core_class=GRUCore)
+
+
+class R2D2CnnGruPolicy(R2D2Policy):
+    """As :class:`R2D2Policy`, for images, remembering with a GRU."""
+
+    __init__ = partialmethod(R2D2Policy.__init__, features_extractor_class=NatureCNN, core_class=GRUCore)
+
+
+class R2D2MultiInputGruPolicy(R2D2Policy):
+    """As :class:`R2D2Policy`, for dict observations, remembering with a GRU."""
+
+    __init__ = partialmethod(R2D2Policy.__init__, features_extractor_class=CombinedExtractor, core_class=GRUCore)

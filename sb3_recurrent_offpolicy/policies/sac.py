@@ -1,0 +1,101 @@
+"""Policies of RecurrentSAC."""
+
+from functools import partialmethod
+from typing import Any
+
+from gymnasium import spaces
+from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
+from stable_baselines3.common.type_aliases import Schedule
+
+from sb3_recurrent_offpolicy.cores import GRUCore
+from sb3_recurrent_offpolicy.networks import (
+    CategoricalActor,
+    HistoryEncoder,
+    RecurrentCritic,
+    RecurrentDiscreteCritic,
+    SquashedGaussianActor,
+)
+from sb3_recurrent_offpolicy.policies.actor_critic import RecurrentActorCriticPolicy
+
+
+class RecurrentSACPolicy(RecurrentActorCriticPolicy):
+    """
+    Policy for RecurrentSAC: a squashed Gaussian for Box actions, a categorical policy for Discrete ones.
+
+    :param observation_space: observation space
+    :param action_space: action space
+    :param lr_schedule: learning rate schedule (could be constant)
+    :param use_sde: whether to use generalized state-dependent exploration (gSDE), for Box actions
+    :param log_std_init: initial value of the log standard deviation with gSDE
+    :param use_expln: with gSDE, ``expln()`` instead of ``exp()`` to ensure a positive standard deviation
+    :param clip_mean: with gSDE, clip the mean before tanh to this absolute value
+    :param kwargs: as for :class:`RecurrentActorCriticPolicy`
+    """
+
+    actor: SquashedGaussianActor | CategoricalActor
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        lr_schedule: Schedule,
+        use_sde: bool = False,
+        log_std_init: float = -3,
+        use_expln: bool = False,
+        clip_mean: float = 2.0,
+        **kwargs: Any,
+    ):
+        self.sde_kwargs = dict(use_sde=use_sde, log_std_init=log_std_init, use_expln=use_expln, clip_mean=clip_mean)
+        super().__init__(observation_space, action_space, lr_schedule, **kwargs)
+
+    def _make_actor(self, encoder: HistoryEncoder, net_arch: list[int]) -> SquashedGaussianActor | CategoricalActor:
+        if isinstance(self.action_space, spaces.Discrete):
+            return CategoricalActor(encoder, self.shared_lstm, net_arch, self.activation_fn)
+        return SquashedGaussianActor(encoder, self.shared_lstm, net_arch, self.activation_fn, **self.sde_kwargs)  # type: ignore[arg-type]
+
+    def _make_critic(self, encoder: HistoryEncoder, net_arch: list[int]) -> RecurrentCritic:
+        if isinstance(self.action_space, spaces.Discrete):
+            return RecurrentDiscreteCritic(encoder, net_arch, self.activation_fn, self.n_critics)
+        return super()._make_critic(encoder, net_arch)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return super()._get_constructor_parameters() | self.sde_kwargs
+
+    def reset_noise(self, batch_size: int = 1) -> None:
+        """
+        Draw new noise functions, with gSDE.
+
+        :param batch_size: one per environment
+        """
+        assert isinstance(self.actor, SquashedGaussianActor), "gSDE is for Box actions"
+        self.actor.reset_noise(batch_size=batch_size)
+
+
+class SACCnnLstmPolicy(RecurrentSACPolicy):
+    """As :class:`RecurrentSACPolicy`, for images."""
+
+    __init__ = partialmethod(RecurrentSACPolicy.__init__, features_extractor_class=NatureCNN)
+
+
+class SACMultiInputLstmPolicy(RecurrentSACPolicy):
+    """As :class:`RecurrentSACPolicy`, for dict observations."""
+
+    __init__ = partialmethod(RecurrentSACPolicy.__init__, features_extractor_class=CombinedExtractor)
+
+
+class SACMlpGruPolicy(RecurrentSACPolicy):
+    """As :class:`RecurrentSACPolicy`, remembering with a GRU."""
+
+    __init__ = partialmethod(RecurrentSACPolicy.__init__, core_class=GRUCore)
+
+
+class SACCnnGruPolicy(RecurrentSACPolicy):
+    """As :class:`RecurrentSACPolicy`, for images, remembering with a GRU."""
+
+    __init__ = partialmethod(RecurrentSACPolicy.__init__, features_extractor_class=NatureCNN, core_class=GRUCore)
+
+
+class SACMultiInputGruPolicy(RecurrentSACPolicy):
+    """As :class:`RecurrentSACPolicy`, for dict observations, remembering with a GRU."""
+
+    __init__ = partialmethod(RecurrentSACPolicy.__init__, features_extractor_class=CombinedExtractor, core_class=GRUCore)
