@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
+import popgym  # noqa: F401
 import rl_zoo3.import_envs  # registers the NoVel environments
 import torch as th
 import yaml
@@ -33,6 +34,7 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
+import sb3_recurrent_offpolicy.envs  # noqa: F401
 from sb3_recurrent_offpolicy.zoo import ALGORITHMS, HYPERPARAMS
 
 RESULTS = Path(__file__).parent / "results"
@@ -93,11 +95,12 @@ def score(model: BaseAlgorithm, env_id: str, n_starts: int, seed: int, zero_memo
 def scores(model: BaseAlgorithm, env_id: str, n_starts: int, seed: int) -> dict[str, np.ndarray]:
     """Returns and, where averaged weights act, those of the latest weights."""
     returns = {"return": score(model, env_id, n_starts, seed)}
-    average = getattr(model.policy, "q_net_average", None)
+    policy: Any = model.policy
+    average = getattr(policy, "q_net_average", None)
     if average is not None:
-        model.policy.q_net_average = None
+        policy.q_net_average = None
         returns["return_of_latest_weights"] = score(model, env_id, n_starts, seed)
-        model.policy.q_net_average = average
+        policy.q_net_average = average
     return returns
 
 

@@ -1,24 +1,23 @@
 """
 What a step costs, measured side by side in one process: alternating runs, medians, ratios.
 
-    python benchmarks/speed.py                 # prints a Markdown table, writes benchmarks/results/speed_<device>.json
-    python benchmarks/speed.py --device cuda
+    python -m benchmarks.speed                 # table, figure, profile: benchmarks/results/speed_<device>.*
+    python -m benchmarks.speed --device cuda
 
-* one gradient update against the bare recurrent calls that it cannot do without
-* collecting without training against SB3's feed-forward TD3 and sb3-contrib's RecurrentPPO
-* drawing prioritised sequences against the update they are drawn for
+* one gradient update against the bare recurrent calls that it cannot do without, against skrl's recurrent agents at equal
+  work, and per trained transition against sb3-contrib's RecurrentPPO
+* a GRU update against an LSTM update, two threads against one
+* collecting without training against SB3's feed-forward TD3 and RecurrentPPO
+* sampling against the update it is for, uniform and prioritised, from a million steps
 * bytes per transition in the replay buffer against the bytes of its fields
+* how all of it grows (figure), and where an update and an acting step spend their time (profile)
 """
 
 import argparse
 import json
-import platform
-import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -32,31 +31,17 @@ from stable_baselines3.common.logger import configure
 from torch import nn
 from tqdm import tqdm
 
+from benchmarks.growth import BASE, draw, grow_buffer, grow_updates, held_bytes, model_to_update, with_threads
+from benchmarks.profiling import profile_acting, profile_update
+from benchmarks.skrl_agents import skrl_agent
+from benchmarks.timing import Row, machine, row, side_by_side, summary, table
 from sb3_recurrent_offpolicy import R2D2, RecurrentDDPG, RecurrentSAC, RecurrentTD3
 from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
 from sb3_recurrent_offpolicy.buffers import RecurrentSequenceReplayBuffer
 from sb3_recurrent_offpolicy.type_aliases import RNNStates
 
-BATCH, LENGTH, HIDDEN, HEADS = 32, 64, 128, [128, 128]
-
-
-def side_by_side(contenders: dict[str, Callable[[], Any]], rounds: int, device: str) -> dict[str, list[float]]:
-    """Seconds per call of each contender, in rounds A B C A B C, after one round of warm-up."""
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for turn in tqdm(range(rounds + 1), desc=" / ".join(contenders), leave=False):
-        for name, contender in contenders.items():
-            start = time.perf_counter()
-            contender()
-            if device == "cuda":
-                th.cuda.synchronize()
-            if turn > 0:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
-
-
-def summary(seconds: list[float], scale: float = 1.0) -> dict[str, float]:
-    values = sorted(scale * value for value in seconds)
-    return {"median": median(values), "low": values[len(values) // 10], "high": values[-1 - len(values) // 10]}
+RESULTS = Path(__file__).parent / "results"
+BATCH, HEADS = 32, [128, 128]
 
 
 class Calls(NamedTuple):
@@ -73,31 +58,32 @@ CALLS: dict[type[RecurrentOffPolicyAlgorithm], Calls] = {
     RecurrentSAC: Calls(n_updates=1, forward=1, forward_backward=2),
     RecurrentDDPG: Calls(n_updates=1, forward=2, forward_backward=2),
 }
+SKRL: dict[type[RecurrentOffPolicyAlgorithm], str] = {RecurrentTD3: "TD3_RNN", RecurrentSAC: "SAC_RNN"}
 
 
-def trained_model(algorithm: Callable[..., Any], device: str) -> Any:
+def trained_model(algorithm: Callable[..., Any], device: str, length: int, hidden: int) -> Any:
     model = algorithm(
         "MlpLstmPolicy",
         make_vec_env("Pendulum-v1", n_envs=4, seed=0),
         batch_size=BATCH,
-        sequence_length=LENGTH,
+        sequence_length=length,
         buffer_size=20_000,
         learning_starts=10**9,
         device=device,
         seed=0,
-        policy_kwargs=dict(lstm_hidden_size=HIDDEN, net_arch=HEADS),
+        policy_kwargs=dict(lstm_hidden_size=hidden, net_arch=HEADS),
     )
     model.set_logger(configure(None, []))
     return model.learn(8_000)
 
 
-def bare_calls(input_size: int, calls: Calls, device: str) -> Callable[[], None]:
+def bare_calls(input_size: int, calls: Calls, device: str, length: int, hidden: int) -> Callable[[], None]:
     """Nothing but ``nn.LSTM``."""
     forward, forward_backward = (
-        [nn.LSTM(input_size, HIDDEN, device=device) for _ in range(n)] for n in (calls.forward, calls.forward_backward)
+        [nn.LSTM(input_size, hidden, device=device) for _ in range(n)] for n in (calls.forward, calls.forward_backward)
     )
-    inputs = th.randn(LENGTH + 1, BATCH, input_size, device=device)
-    gradient = th.randn(LENGTH + 1, BATCH, HIDDEN, device=device)
+    inputs = th.randn(length + 1, BATCH, input_size, device=device)
+    gradient = th.randn(length + 1, BATCH, hidden, device=device)
 
     def updates() -> None:
         with th.no_grad():
@@ -110,31 +96,69 @@ def bare_calls(input_size: int, calls: Calls, device: str) -> Callable[[], None]
     return updates
 
 
-def benchmark_update(rounds: int, device: str) -> list[dict[str, Any]]:
+def benchmark_update(rounds: int, device: str) -> list[Row]:
     rows = []
-    for algorithm, calls in CALLS.items():
-        model = trained_model(algorithm, device)
-        bare = bare_calls(model.actor.encoder.core.input_size, calls, device)
-        seconds = side_by_side(
-            {algorithm.__name__: partial(model.train, calls.n_updates, BATCH), "bare LSTM calls": bare}, rounds, device
-        )
-        ours, floor = (summary(values, 1e3 / calls.n_updates) for values in seconds.values())
-        rows.append(
-            {
-                "what": f"{algorithm.__name__} update (ms)",
-                "ours": ours,
-                "against": "bare LSTM calls",
-                "theirs": floor,
-                "ratio": ours["median"] / floor["median"],
+    for length, hidden in ((64, 128), (32, 64)):
+        for algorithm, calls in CALLS.items():
+            model = trained_model(algorithm, device, length, hidden)
+            contenders: dict[str, Callable[[], Any]] = {
+                algorithm.__name__: partial(model.train, calls.n_updates, BATCH),
+                "bare LSTM calls": bare_calls(model.actor.encoder.core.input_size, calls, device, length, hidden),
             }
-        )
+            if algorithm in SKRL and device == "cpu":
+                agent = skrl_agent(SKRL[algorithm], model.observation_space, model.action_space, BATCH, length, hidden, HEADS)
+                agent.cfg.gradient_steps = calls.n_updates
+                contenders[f"skrl {SKRL[algorithm]}"] = partial(agent.update, timestep=0, timesteps=1)
+            seconds = side_by_side(contenders, rounds, device)
+            ours, *others = (summary(values, 1e3 / calls.n_updates) for values in seconds.values())
+            what = f"{algorithm.__name__} update, T {length}, hidden {hidden} (ms)"
+            rows += [row(what, ours, name, theirs) for name, theirs in zip(list(contenders)[1:], others, strict=True)]
     return rows
 
 
-def benchmark_collection(rounds: int, device: str, n_steps: int = 2_000) -> list[dict[str, Any]]:
+def benchmark_trained_transition(rounds: int, device: str, length: int = 64, hidden: int = 128) -> list[Row]:
+    """RecurrentPPO trains on each transition of a rollout ``n_epochs`` times, in batches as large as ours."""
+    ours = trained_model(RecurrentSAC, device, length, hidden)
+    ppo = RecurrentPPO(
+        "MlpLstmPolicy",
+        make_vec_env("Pendulum-v1", n_envs=4, seed=0),
+        n_steps=1024,
+        batch_size=BATCH * length,
+        n_epochs=2,
+        device=device,
+        policy_kwargs=dict(lstm_hidden_size=hidden, net_arch=HEADS),
+    )
+    ppo.set_logger(configure(None, []))
+    ppo.learn(4096)
+    seconds = side_by_side({"RecurrentSAC": partial(ours.train, 1, BATCH), "RecurrentPPO": ppo.train}, rounds, device)
+    n_ours, n_theirs = BATCH * length, ppo.n_epochs * ppo.n_envs * ppo.n_steps
+    return [
+        row(
+            "RecurrentSAC update per trained transition (µs)",
+            summary(seconds["RecurrentSAC"], 1e6 / n_ours),
+            "RecurrentPPO",
+            summary(seconds["RecurrentPPO"], 1e6 / n_theirs),
+        )
+    ]
+
+
+def benchmark_variants(rounds: int, device: str) -> list[Row]:
+    """GRU against LSTM, and what a second thread brings."""
+    lstm, gru = (model_to_update(BASE | {"length": 64}, core, device) for core in ("Lstm", "Gru"))
+    seconds = side_by_side({"GRU": partial(gru.train, 1, BATCH), "LSTM": partial(lstm.train, 1, BATCH)}, rounds, device)
+    rows = [row("RecurrentSAC update with a GRU (ms)", summary(seconds["GRU"], 1e3), "LSTM", summary(seconds["LSTM"], 1e3))]
+    if device == "cpu":
+        update = partial(lstm.train, 1, BATCH)
+        seconds = side_by_side({f"{n} thread(s)": partial(with_threads, update, n) for n in (2, 1)}, rounds)
+        two, one = (summary(values, 1e3) for values in seconds.values())
+        rows.append(row("RecurrentSAC update, 2 threads (ms)", two, "1 thread", one))
+    return rows
+
+
+def benchmark_collection(rounds: int, device: str, n_steps: int = 2_048) -> list[Row]:
     """Steps per second without training. RecurrentPPO's rollout is its ``collect_rollouts`` alone."""
     rows = []
-    for n_envs in (1, 8):
+    for n_envs in (1, 8, 32):
         never = 10**9
         off_policy: dict[str, Any] = dict(
             learning_starts=0, train_freq=n_steps // n_envs, gradient_steps=0, device=device, seed=0
@@ -149,7 +173,7 @@ def benchmark_collection(rounds: int, device: str, n_steps: int = 2_000) -> list
                 make_vec_env("Pendulum-v1", n_envs),
                 n_steps=n_steps // n_envs,
                 device=device,
-                policy_kwargs=dict(lstm_hidden_size=HIDDEN),
+                policy_kwargs=dict(lstm_hidden_size=128),
             ),
         }
         contenders: dict[str, Callable[[], Any]] = {}
@@ -167,95 +191,65 @@ def benchmark_collection(rounds: int, device: str, n_steps: int = 2_000) -> list
             contenders[name] = partial(model.collect_rollouts, **arguments)
         seconds = side_by_side(contenders, rounds, device)
         per_second = {name: summary([n_steps / value for value in values]) for name, values in seconds.items()}
-        for rival in ("TD3", "RecurrentPPO"):
-            rows.append(
-                {
-                    "what": f"collecting, {n_envs} env(s) (steps/s)",
-                    "ours": per_second["RecurrentTD3"],
-                    "against": rival,
-                    "theirs": per_second[rival],
-                    "ratio": per_second["RecurrentTD3"]["median"] / per_second[rival]["median"],
-                }
-            )
+        what = f"collecting, {n_envs} env(s) (steps/s)"
+        rows += [row(what, per_second["RecurrentTD3"], rival, per_second[rival]) for rival in ("TD3", "RecurrentPPO")]
     return rows
 
 
-def benchmark_prioritised_sampling(rounds: int, device: str, n_envs: int = 8) -> list[dict[str, Any]]:
-    """The paper's batch and network: 64 sequences of 80 with 512 units, from a full buffer of a million steps."""
+def benchmark_sampling(rounds: int, device: str, n_envs: int = 8) -> list[Row]:
+    """From a full buffer of a million steps: uniform for RecurrentSAC, prioritised in the paper's batch for R2D2."""
     space = spaces.Box(-1, 1, (8,), np.float32)
     env = make_vec_env(
         lambda: gym.wrappers.TransformObservation(gym.make("CartPole-v1"), lambda o: np.tile(o, 2), space), n_envs
     )
-    model = R2D2(
-        "MlpLstmPolicy",
-        env,
-        batch_size=64,
-        sequence_length=80,
-        burn_in=40,
-        learning_starts=10**9,
-        device=device,
-        policy_kwargs=dict(lstm_hidden_size=512, net_arch=[512]),
-    ).learn(n_envs)
-    buffer = model.replay_buffer
-    observation, zeros = np.zeros((n_envs, 8), dtype=np.float32), np.zeros(n_envs)
-    states = model.policy.initial_states(n_envs)
-    for step in tqdm(range(buffer.buffer_size), desc="filling the buffer", leave=False):
-        start = np.full(n_envs, step % 500 == 0)
-        buffer.add(observation, observation, np.zeros((n_envs, 1)), zeros, zeros, [{}] * n_envs, start, states)
-    model.train(1, 64)
-    seconds = side_by_side(
-        {"sample": partial(model._sample_sequences, 64), "R2D2 update": partial(model.train, 1, 64)}, rounds, device
-    )
-    ours, update = (summary(values, 1e3) for values in seconds.values())
-    return [
-        {
-            "what": "prioritised sampling of 64 sequences of 80 from 1,000,000 steps (ms)",
-            "ours": ours,
-            "against": "one R2D2 update, LSTM 512",
-            "theirs": update,
-            "ratio": ours["median"] / update["median"],
-        }
-    ]
+    common: dict[str, Any] = dict(learning_starts=10**9, device=device)
+    paper = dict(lstm_hidden_size=512, net_arch=[512])
+    rows = []
+    for what, batch, model in (
+        (
+            f"RecurrentSAC's sampling of {BATCH} sequences of 64 (ms)",
+            BATCH,
+            RecurrentSAC("MlpLstmPolicy", env, sequence_length=64, policy_kwargs=dict(net_arch=HEADS), **common),
+        ),
+        (
+            "R2D2's prioritised sampling of 64 sequences of 80 (ms)",
+            64,
+            R2D2("MlpLstmPolicy", env, sequence_length=80, burn_in=40, policy_kwargs=paper, **common),
+        ),
+    ):
+        model.learn(n_envs)
+        buffer = model.replay_buffer
+        observation, zeros = np.zeros((n_envs, 8), dtype=np.float32), np.zeros(n_envs)
+        states = model.policy.initial_states(n_envs)
+        for step in tqdm(range(buffer.buffer_size), desc="filling the buffer", leave=False):
+            start = np.full(n_envs, step % 500 == 0)
+            buffer.add(observation, observation, np.zeros((n_envs, 1)), zeros, zeros, [{}] * n_envs, start, states)
+        model.train(1, batch)
+        update = partial(model.train, 1, batch)
+        seconds = side_by_side({"sample": partial(model._sample_sequences, batch), "update": update}, rounds, device)
+        ours, theirs = (summary(values, 1e3) for values in seconds.values())
+        rows.append(row(what, ours, f"its update, LSTM {model.policy.lstm_hidden_size}", theirs))
+    return rows
 
 
-def benchmark_memory(n_steps: int = 10_000) -> list[dict[str, Any]]:
+def benchmark_memory(n_steps: int = 10_000) -> list[Row]:
     rows = []
     for name, space in (
         ("float32 vector of 50", spaces.Box(-1, 1, (50,), np.float32)),
         ("uint8 image 84x84", spaces.Box(0, 255, (1, 84, 84), np.uint8)),
     ):
         assert space.shape is not None and space.dtype is not None
-        action_space = gym.make("Pendulum-v1").action_space
         observation = np.zeros((1, *space.shape), dtype=space.dtype)
         states = RNNStates((th.zeros(1, 1, 64),) * 2, (th.zeros(1, 1, 64),) * 2)
-        buffer = RecurrentSequenceReplayBuffer(n_steps, space, action_space, device="cpu")
+        buffer = RecurrentSequenceReplayBuffer(n_steps, space, spaces.Box(-1, 1, (1,), np.float32), device="cpu")
         for step in range(n_steps):
             start = np.array([step % 200 == 0])
             buffer.add(observation, observation, np.zeros((1, 1)), np.zeros(1), np.zeros(1), [{}], start, states)
-        held = sum(value.nbytes for value in vars(buffer).values() if isinstance(value, np.ndarray))
-        held += sum(value.nbytes for value in buffer._final_observations.values())
-        held -= buffer.states.nbytes
+        held = held_bytes(buffer) - buffer.states.nbytes
         fields = observation.nbytes + 4 + 4 + 1
-        rows.append(
-            {
-                "what": f"bytes per transition, {name}; memory states ({buffer.states.nbytes / n_steps:.0f}) apart",
-                "ours": {"median": held / n_steps},
-                "against": "observation, action, reward, flag",
-                "theirs": {"median": float(fields)},
-                "ratio": held / n_steps / fields,
-            }
-        )
+        what = f"bytes per transition, {name}; memory states ({buffer.states.nbytes / n_steps:.0f}) apart"
+        rows.append(row(what, {"median": held / n_steps}, "observation, action, reward, flag", {"median": float(fields)}))
     return rows
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    def cell(value: dict[str, float]) -> str:
-        spread = f" ({value['low']:.4g} to {value['high']:.4g})" if "low" in value else ""
-        return f"{value['median']:.4g}{spread}"
-
-    lines = ["| what | ours | against | theirs | ratio |", "|---|---|---|---|---|"]
-    lines += [f"| {r['what']} | {cell(r['ours'])} | {r['against']} | {cell(r['theirs'])} | {r['ratio']:.2f} |" for r in rows]
-    return "\n".join(lines)
 
 
 def main() -> None:
@@ -265,27 +259,33 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=30)
     arguments = parser.parse_args()
     th.set_num_threads(arguments.threads)
+    rounds, device = arguments.rounds, arguments.device
 
-    rows = benchmark_update(arguments.rounds, arguments.device)
-    rows += benchmark_collection(max(arguments.rounds // 3, 3), arguments.device)
-    rows += benchmark_prioritised_sampling(max(arguments.rounds // 6, 3), arguments.device)
+    rows = benchmark_update(rounds, device)
+    rows += benchmark_trained_transition(max(rounds // 2, 3), device)
+    rows += benchmark_variants(rounds, device)
+    rows += benchmark_collection(max(rounds // 3, 3), device)
+    rows += benchmark_sampling(max(rounds // 3, 3), device)
     rows += benchmark_memory()
-    machine = {
-        "device": th.cuda.get_device_name() if arguments.device == "cuda" else "cpu",
-        "threads": arguments.threads,
-        "processor": platform.processor() or platform.machine(),
-        "torch": th.__version__,
-        "command": " ".join(["python benchmarks/speed.py", *sys.argv[1:]]),
-        "setting": f"batch {BATCH}, sequence {LENGTH}, hidden {HIDDEN}, heads {HEADS}, median (10 % to 90 %)",
+    updates, buffers = grow_updates(max(rounds // 3, 3), device), grow_buffer(max(rounds // 3, 3))
+    model = trained_model(RecurrentSAC, device, 64, 128)
+    profiles = {
+        "RecurrentSAC update, T 64, hidden 128": profile_update(model, BATCH),
+        "acting step, 8 environments, hidden 128": profile_acting(device),
     }
-    results = Path(__file__).parent / "results"
-    results.mkdir(exist_ok=True)
-    name = f"speed_{arguments.device}"
-    (results / f"{name}.json").write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
-    (results / f"{name}.md").write_text(
-        "\n".join(f"{key}: {value}  " for key, value in machine.items()) + "\n\n" + table(rows) + "\n"
-    )
-    print(table(rows))
+
+    stated = machine(device, arguments.threads) | {"setting": f"batch {BATCH}, heads {HEADS}, median (10 % to 90 %)"}
+    name = f"speed_{device}"
+    result = {"machine": stated, "rows": rows, "updates": updates, "buffers": buffers, "profiles": profiles}
+    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    draw(updates, buffers, RESULTS / f"{name}_growth.png")
+    lines = [f"{key}: {value}  " for key, value in stated.items()]
+    lines += ["", table(rows), "", f"![growth]({name}_growth.png)"]
+    for what, parts in profiles.items():
+        lines += ["", f"{what}: {parts['total ms']:.2f} ms", "", "| part | share |", "|---|---|"]
+        lines += [f"| {part} | {share:.0%} |" for part, share in parts["shares"].items()]
+    (RESULTS / f"{name}.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
 
 
 if __name__ == "__main__":
