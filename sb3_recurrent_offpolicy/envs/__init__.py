@@ -1,13 +1,57 @@
 """
-Tasks in which something is hidden. Importing this package registers them with Gymnasium; in the RL Zoo,
-``--gym-packages sb3_recurrent_offpolicy.envs`` does.
+Tasks in which something is hidden, and wrappers that hide it. Importing this package registers the tasks with Gymnasium; in
+the RL Zoo, ``--gym-packages sb3_recurrent_offpolicy.envs`` does. A wrapper is put there under ``env_wrapper``, for example
+``sb3_recurrent_offpolicy.envs.Flicker: {period: 3}``.
 """
 
 import gymnasium as gym
 
+from sb3_recurrent_offpolicy.envs.bandit import BernoulliBandit
+from sb3_recurrent_offpolicy.envs.flicker import Flicker
+from sb3_recurrent_offpolicy.envs.hidden_wind_reach import HiddenWindReach
+from sb3_recurrent_offpolicy.envs.mask_observation import MaskObservation
 from sb3_recurrent_offpolicy.envs.memory_length import MemoryLength
+from sb3_recurrent_offpolicy.envs.previous_action_reward import PreviousActionReward
+from sb3_recurrent_offpolicy.envs.rl2 import RL2Trial
+from sb3_recurrent_offpolicy.envs.tmaze import PassiveTMaze
 
-__all__ = ["MemoryLength"]
+__all__ = [
+    "BernoulliBandit",
+    "Flicker",
+    "HiddenWindReach",
+    "MaskObservation",
+    "MemoryLength",
+    "PassiveTMaze",
+    "PreviousActionReward",
+    "RL2Trial",
+]
 
-# Without a time limit: an episode has memory_length + 1 steps
+# Without a time limit where the task has its own end: memory_length + 1 steps, corridor_length + 1 steps, one pull, 100 pulls
 gym.register("MemoryLength-v0", entry_point="sb3_recurrent_offpolicy.envs.memory_length:MemoryLength")
+gym.register("PassiveTMaze-v0", entry_point="sb3_recurrent_offpolicy.envs.tmaze:PassiveTMaze")
+gym.register("BernoulliBandit-v0", entry_point="sb3_recurrent_offpolicy.envs.bandit:BernoulliBandit")
+gym.register(
+    "BanditTrial-v0",
+    entry_point="sb3_recurrent_offpolicy.envs.bandit:BernoulliBandit",
+    additional_wrappers=(RL2Trial.wrapper_spec(n_episodes=100),),
+)
+gym.register(
+    "HiddenWindReach-v0",
+    entry_point="sb3_recurrent_offpolicy.envs.hidden_wind_reach:HiddenWindReach",
+    max_episode_steps=75,
+)
+
+# Rewards tell of the angle: Ni et al. 2022 (https://arxiv.org/abs/2110.05038) give them to every agent
+gym.register(
+    "PendulumVelocityOnly-v0",
+    entry_point="gymnasium.envs.classic_control.pendulum:PendulumEnv",
+    max_episode_steps=200,
+    additional_wrappers=(MaskObservation.wrapper_spec(keep=[2]), PreviousActionReward.wrapper_spec()),
+)
+# After https://github.com/NM512/td3-rnn, where the visible steps are t = 2, 5, ..
+gym.register(
+    "PendulumFlicker-v0",
+    entry_point="gymnasium.envs.classic_control.pendulum:PendulumEnv",
+    max_episode_steps=200,
+    additional_wrappers=(Flicker.wrapper_spec(period=3),),
+)

@@ -6,6 +6,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from sb3_recurrent_offpolicy.checks import check_at_least_one
+
 
 class MemoryLength(gym.Env[np.ndarray, np.int64]):
     """
@@ -26,9 +28,7 @@ class MemoryLength(gym.Env[np.ndarray, np.int64]):
     """
 
     def __init__(self, memory_length: int = 10, n_bits: int = 1):
-        for name, value in (("memory_length", memory_length), ("n_bits", n_bits)):
-            if value < 1:
-                raise ValueError(f"{name}={value} must be at least 1")
+        check_at_least_one(memory_length=memory_length, n_bits=n_bits)
         self.memory_length = memory_length
         high = np.array([1.0, max(n_bits - 1, 1), *[1.0] * n_bits], dtype=np.float32)
         self.observation_space = spaces.Box(-high, high, dtype=np.float32)

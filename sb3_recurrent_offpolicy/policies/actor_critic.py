@@ -7,9 +7,10 @@ from gymnasium import spaces
 from stable_baselines3.common.torch_layers import get_actor_critic_arch
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 
+from sb3_recurrent_offpolicy.checks import check_at_least_one
 from sb3_recurrent_offpolicy.cores import NoCore
 from sb3_recurrent_offpolicy.networks import HistoryEncoder, RecurrentActor, RecurrentContinuousCritic, RecurrentCritic
-from sb3_recurrent_offpolicy.policies.base import RecurrentPolicy, require_positive
+from sb3_recurrent_offpolicy.policies.base import RecurrentPolicy
 from sb3_recurrent_offpolicy.type_aliases import RNNStates
 
 
@@ -52,7 +53,7 @@ class RecurrentActorCriticPolicy(RecurrentPolicy):
                 "shared_lstm=True and enable_critic_lstm=True exclude each other: choose enable_critic_lstm=False for one "
                 "memory, or shared_lstm=False for two"
             )
-        require_positive(n_critics=n_critics)
+        check_at_least_one(n_critics=n_critics)
         self.share_features_extractor = share_features_extractor
         self.n_critics = n_critics
         self.shared_lstm = shared_lstm

@@ -13,6 +13,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, Flatten
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
+from sb3_recurrent_offpolicy.checks import check_at_least_one
 from sb3_recurrent_offpolicy.cores import LSTMCore, RecurrentCore
 from sb3_recurrent_offpolicy.networks import HistoryEncoder, RecurrentActor, RecurrentCritic, RecurrentQNetwork
 from sb3_recurrent_offpolicy.preprocessing import encode_actions
@@ -65,7 +66,7 @@ class RecurrentPolicy(BasePolicy):
         core_class: type[RecurrentCore] = LSTMCore,
         memory_lr_scale: float = 1.0,
     ):
-        require_positive(lstm_hidden_size=lstm_hidden_size, n_lstm_layers=n_lstm_layers)
+        check_at_least_one(lstm_hidden_size=lstm_hidden_size, n_lstm_layers=n_lstm_layers)
         optimizer_kwargs = optimizer_kwargs or {}
         if optimizer_class in (th.optim.Adam, th.optim.AdamW) and not {"foreach", "differentiable"} & set(optimizer_kwargs):
             optimizer_kwargs = {"fused": True} | optimizer_kwargs
@@ -351,13 +352,3 @@ class RecurrentPolicy(BasePolicy):
     def _forget(state: CoreState, episode_starts: np.ndarray) -> CoreState:
         """Zero, in tensors (..., n_envs, hidden), what belongs to environments where an episode starts."""
         return tuple(array.masked_fill(th.as_tensor(episode_starts[:, None], device=array.device), 0.0) for array in state)
-
-
-def require_positive(**values: int) -> None:
-    """
-    :param values: settings by name
-    :raises ValueError: if one of them is less than 1
-    """
-    for name, value in values.items():
-        if value < 1:
-            raise ValueError(f"{name}={value} must be at least 1")
