@@ -1,7 +1,6 @@
 """How the cost of an update, of ``add`` and of ``sample`` grows; figures for ``speed.py``."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -77,21 +76,6 @@ def grow_updates(rounds: int, device: str) -> dict[str, Any]:
         seconds = side_by_side(contenders, rounds, device)
         found[name] = [[value, summary(s, 1e3)] for value, s in zip(sweep.values, seconds.values(), strict=True)]
     return found
-
-
-@contextmanager
-def threads(n: int) -> Iterator[None]:
-    before = th.get_num_threads()
-    th.set_num_threads(n)
-    try:
-        yield
-    finally:
-        th.set_num_threads(before)
-
-
-def with_threads(call: Callable[[], Any], n: int) -> None:
-    with threads(n):
-        call()
 
 
 def grow_buffer(rounds: int) -> dict[str, Any]:

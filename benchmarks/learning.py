@@ -51,7 +51,7 @@ class Task(NamedTuple):
     :param curve_every: steps between two points of the learning curve
     :param control: SB3's algorithm without memory; none where an answer without memory is a guess by construction
     :param threshold: return for which the training time is told, first reached and kept to the end of the curve
-    :param visible: the observation that may be made of an environment in its present state
+    :param visible: what may be seen of an environment in its present state, the beginning of the observation
     """
 
     n_starts: int
@@ -61,15 +61,29 @@ class Task(NamedTuple):
     visible: Callable[[Any], Any]
 
 
+def _memory_length(env: Any) -> list[float]:
+    return [max(1 - env.time / 10, 0), 0.0, (2 * env.context[0] - 1) * (env.time == 0)]
+
+
+def _pendulum(env: Any) -> np.ndarray:
+    angle, velocity = env.unwrapped.state
+    return np.array([np.cos(angle), np.sin(angle), velocity])
+
+
 TASKS = {
     # A mean over 100 of its episodes has a standard error of 8 to 10
-    "PendulumNoVel-v1": Task(1000, 2_000, "td3", -200, lambda env: [np.cos(env.state[0]), np.sin(env.state[0]), 0.0]),
-    "CartPoleNoVel-v1": Task(100, 5_000, "dqn", 475, lambda env: [env.state[0], 0.0, env.state[2], 0.0]),
+    "PendulumNoVel-v1": Task(1000, 2_000, "td3", -200, lambda env: _pendulum(env) * (1, 1, 0)),
+    # Its wrapper has counted the step already
+    "PendulumFlicker-v0": Task(1000, 2_000, "td3", -200, lambda env: _pendulum(env) * (env.get_wrapper_attr("time") % 3 == 1)),
+    # Action and reward of the step before follow
+    "PendulumVelocityOnly-v0": Task(1000, 2_000, "td3", -200, lambda env: _pendulum(env)[2:]),
+    "CartPoleNoVel-v1": Task(100, 5_000, "dqn", 475, lambda env: np.array(env.unwrapped.state) * (1, 0, 1, 0)),
+    "MountainCarContinuousNoVel-v0": Task(100, 5_000, "td3", 90, lambda env: np.array(env.unwrapped.state) * (1, 0)),
     # The cue at the first step only; the query is always that one bit
-    "MemoryLength-v0": Task(
-        200, 2_000, None, 1.0, lambda env: [max(1 - env.time / 10, 0), 0.0, (2 * env.context[0] - 1) * (env.time == 0)]
+    "MemoryLength-v0": Task(200, 2_000, None, 1.0, lambda env: _memory_length(env.unwrapped)),
+    "popgym-RepeatPreviousEasy-v0": Task(
+        200, 8_000, None, 0.9, lambda env: env.unwrapped.deck.show("player", ["suits_idx"])[0, -1:]
     ),
-    "popgym-RepeatPreviousEasy-v0": Task(200, 8_000, None, 0.9, lambda env: env.deck.show("player", ["suits_idx"])[0, -1]),
 }
 # To compare with, as RL Zoo has tuned them; SB3's TD3 is treated apart
 OTHERS: dict[str, type[BaseAlgorithm]] = {"dqn": DQN, "recurrent_ppo": RecurrentPPO}
@@ -114,7 +128,8 @@ def assert_state_is_hidden(env_id: str) -> None:
     env = gym.make(env_id)
     observation, _ = env.reset(seed=0)
     for _ in range(5):
-        np.testing.assert_allclose(observation, TASKS[env_id].visible(env.unwrapped), atol=1e-6)
+        visible = TASKS[env_id].visible(env)
+        np.testing.assert_allclose(np.ravel(observation)[: len(visible)], visible, atol=1e-6)
         observation, *_ = env.step(env.action_space.sample())
 
 
@@ -263,9 +278,10 @@ def report(env_id: str) -> None:
             if algo == task.control
             else f"{max(result['mean_with_memory_zeroed'] for result in results):.0f} at best"
         )
+        seconds = np.mean([result["training_seconds"] for result in results])
         lines.append(
             f"| {algo} | {results[0]['steps']} | {len(results)} | {np.mean(means):.1f} | {min(means):.1f} | {zeroed} "
-            f"| {np.mean([result['training_seconds'] for result in results]):.0f} s "
+            f"| {seconds:.0f} s, {results[0]['steps'] / seconds:.0f} steps/s "
             f"| {' '.join(seconds_to(task.threshold, result['curve']) for result in results)} |"
         )
         steps = [point["steps"] for point in results[0]["curve"]]

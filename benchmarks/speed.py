@@ -31,7 +31,7 @@ from stable_baselines3.common.logger import configure
 from torch import nn
 from tqdm import tqdm
 
-from benchmarks.growth import BASE, draw, grow_buffer, grow_updates, held_bytes, model_to_update, with_threads
+from benchmarks.growth import BASE, draw, grow_buffer, grow_updates, held_bytes, model_to_update
 from benchmarks.profiling import profile_acting, profile_update
 from benchmarks.skrl_agents import skrl_agent
 from benchmarks.timing import Row, machine, row, side_by_side, summary, table
@@ -143,16 +143,33 @@ def benchmark_trained_transition(rounds: int, device: str, length: int = 64, hid
 
 
 def benchmark_variants(rounds: int, device: str) -> list[Row]:
-    """GRU against LSTM, and what a second thread brings."""
+    """GRU against LSTM, and what a second thread and coarser matrix products bring."""
     lstm, gru = (model_to_update(BASE | {"length": 64}, core, device) for core in ("Lstm", "Gru"))
     seconds = side_by_side({"GRU": partial(gru.train, 1, BATCH), "LSTM": partial(lstm.train, 1, BATCH)}, rounds, device)
     rows = [row("RecurrentSAC update with a GRU (ms)", summary(seconds["GRU"], 1e3), "LSTM", summary(seconds["LSTM"], 1e3))]
+    update = partial(lstm.train, 1, BATCH)
+    seconds = side_by_side({p: partial(_with_precision, update, p) for p in ("medium", "highest")}, rounds, device)
+    coarse, exact = (summary(values, 1e3) for values in seconds.values())
+    rows.append(row('RecurrentSAC update, float32_matmul_precision "medium" (ms)', coarse, '"highest"', exact))
     if device == "cpu":
-        update = partial(lstm.train, 1, BATCH)
-        seconds = side_by_side({f"{n} thread(s)": partial(with_threads, update, n) for n in (2, 1)}, rounds)
+        seconds = side_by_side({f"{n} thread(s)": partial(_with_threads, update, n) for n in (2, 1)}, rounds)
         two, one = (summary(values, 1e3) for values in seconds.values())
         rows.append(row("RecurrentSAC update, 2 threads (ms)", two, "1 thread", one))
     return rows
+
+
+def _with_threads(call: Callable[[], Any], n: int) -> None:
+    before = th.get_num_threads()
+    th.set_num_threads(n)
+    call()
+    th.set_num_threads(before)
+
+
+def _with_precision(call: Callable[[], Any], precision: str) -> None:
+    before = th.get_float32_matmul_precision()
+    th.set_float32_matmul_precision(precision)
+    call()
+    th.set_float32_matmul_precision(before)
 
 
 def benchmark_collection(rounds: int, device: str, n_steps: int = 2_048) -> list[Row]:
