@@ -33,8 +33,9 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# One thread for each of the two workers: more would wait for each other at every small operation
 test: lint
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal
 
 slow-tests: setup
 	$(BIN)/python -m pytest -m slow
