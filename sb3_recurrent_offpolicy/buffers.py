@@ -145,9 +145,9 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
             )
         if refresh_states and (state_init != "stored" or burn_in == 0 or burn_in % stride != 0):
             raise ValueError(
-                f"refresh_states={refresh_states} writes the states that burn-in leads to back to where states are stored: it "
-                f"needs state_init='stored' (not {state_init!r}) and burn_in={burn_in} to be a positive multiple of "
-                f"stride={stride}"
+                f"refresh_states={refresh_states} writes the states that burn-in leads to back to where states are stored. "
+                f"With state_init={state_init!r}, burn_in={burn_in} and stride={stride} it cannot: use state_init='stored' "
+                "and a burn_in that is a positive multiple of stride"
             )
         # The arrays of ReplayBuffer are not wanted: they hold every observation twice
         BaseBuffer.__init__(self, max(buffer_size // n_envs, 1), observation_space, action_space, device, n_envs=n_envs)

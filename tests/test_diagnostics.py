@@ -152,5 +152,5 @@ def test_refreshed_states_are_less_stale() -> None:
     "settings", [dict(burn_in=0), dict(burn_in=4, state_init="zero"), dict(burn_in=3, replay_buffer_kwargs=dict(stride=2))]
 )
 def test_refresh_needs_states_and_a_burn_in_that_ends_where_they_are_stored(settings: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"refresh_states=True .* state_init='stored'"):
+    with pytest.raises(ValueError, match=r"refresh_states=True .* use state_init='stored'"):
         random_env_model(Q_LEARNING, sequence_length=6, refresh_states=True, **settings)
