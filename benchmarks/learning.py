@@ -270,7 +270,7 @@ def report(env_id: str) -> None:
         f"| algorithm | steps | seeds | mean | worst seed | memory zeroed | training | to {task.threshold:g}, for good |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    figure, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7.2, 4.8), layout="constrained")
     for algo, results in runs.items():
         means = [result["mean"] for result in results]
         zeroed = (
@@ -290,7 +290,7 @@ def report(env_id: str) -> None:
         axes.fill_between(steps, curves.min(axis=0), curves.max(axis=0), color=line.get_color(), alpha=0.2, linewidth=0)
     axes.set(xlabel="environment steps", ylabel="return", title=f"{env_id}: mean of the seeds, band from worst to best")
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False, loc="center right")
+    figure.legend(frameon=False, loc="outside lower center", ncols=3)
     figure.savefig(results_of_env / "curves.png", dpi=150)
     (results_of_env / "README.md").write_text("\n".join([*lines, "", "![curves](curves.png)", ""]))
     print("\n".join(lines))
