@@ -17,6 +17,7 @@ from sb3_recurrent_offpolicy import RecurrentSAC
 from sb3_recurrent_offpolicy.buffers import RecurrentSequenceReplayBuffer
 from sb3_recurrent_offpolicy.type_aliases import RNNStates
 
+HEADS = [128, 128]
 BASE: dict[str, int] = dict(length=32, batch=32, hidden=128, layers=1)
 
 
@@ -41,14 +42,17 @@ UPDATE_SWEEPS = {
 BUFFER_SIZES, N_ENVS = (10_000, 30_000, 100_000, 300_000, 1_000_000), (1, 2, 4, 8, 16, 32, 64)
 
 
-def model_to_update(setting: dict[str, int], core: str = "Lstm", device: str = "cpu") -> Any:
+def model_to_update(
+    setting: dict[str, int], device: str, algorithm: Callable[..., Any] = RecurrentSAC, core: str = "Lstm"
+) -> Any:
     """
     :param setting: length and number of sequences, units and layers of each memory, named as in ``BASE``
-    :param core: "Lstm" or "Gru"
     :param device: of the networks
-    :return: a RecurrentSAC with a filled buffer; ``train(1, batch)`` updates it
+    :param algorithm: class of the model
+    :param core: "Lstm" or "Gru"
+    :return: a model with a filled buffer; ``train(1, batch)`` updates it
     """
-    model = RecurrentSAC(
+    model = algorithm(
         f"Mlp{core}Policy",
         make_vec_env("Pendulum-v1", n_envs=8, seed=0),
         batch_size=setting["batch"],
@@ -57,7 +61,7 @@ def model_to_update(setting: dict[str, int], core: str = "Lstm", device: str = "
         learning_starts=10**9,
         device=device,
         seed=0,
-        policy_kwargs=dict(lstm_hidden_size=setting["hidden"], n_lstm_layers=setting["layers"], net_arch=[128, 128]),
+        policy_kwargs=dict(lstm_hidden_size=setting["hidden"], n_lstm_layers=setting["layers"], net_arch=HEADS),
     )
     model.set_logger(configure(None, []))
     return model.learn(8_000)
@@ -68,7 +72,7 @@ def grow_updates(rounds: int, device: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, sweep in UPDATE_SWEEPS.items():
         settings = [BASE | {name: value} for value in sweep.values]
-        models = [model_to_update(setting, device=device) for setting in settings]
+        models = [model_to_update(setting, device) for setting in settings]
         contenders = {
             f"{name} {value}": partial(model.train, 1, setting["batch"])
             for value, model, setting in zip(sweep.values, models, settings, strict=True)

@@ -14,7 +14,7 @@ from sb3_recurrent_offpolicy import RecurrentSAC
 KINDS = {
     "recurrent calls": ("aten::mkldnn_rnn_layer", "aten::_cudnn_rnn", "aten::lstm", "aten::gru"),
     "matrix products": ("aten::addmm", "aten::mm", "aten::bmm", "aten::linear"),
-    "copies and concatenation": (
+    "copies, concatenation, sums": (
         "aten::cat",
         "aten::copy_",
         "aten::clone",
@@ -37,10 +37,10 @@ def _profile(call: Callable[[], Any], n: int = 20) -> dict[str, Any]:
         for _ in range(n):
             call()
         watched = time.perf_counter() - begun
-    shares = dict.fromkeys(KINDS, 0.0) | {"elementwise": 0.0}
+    shares = dict.fromkeys(KINDS, 0.0) | {"other operators": 0.0}
     for event in profiler.key_averages():
         if event.key.startswith("aten::"):
-            kind = next((kind for kind, names in KINDS.items() if event.key.startswith(names)), "elementwise")
+            kind = next((kind for kind, names in KINDS.items() if event.key.startswith(names)), "other operators")
             shares[kind] += event.self_cpu_time_total / 1e6 / watched
     shares["Python and dispatch"] = 1.0 - sum(shares.values())
     return {"total ms": 1e3 * total, "shares": {kind: round(share, 3) for kind, share in shares.items()}}

@@ -31,7 +31,7 @@ from stable_baselines3.common.logger import configure
 from torch import nn
 from tqdm import tqdm
 
-from benchmarks.growth import BASE, draw, grow_buffer, grow_updates, held_bytes, model_to_update
+from benchmarks.growth import BASE, HEADS, draw, grow_buffer, grow_updates, held_bytes, model_to_update
 from benchmarks.profiling import profile_acting, profile_update
 from benchmarks.skrl_agents import skrl_agent
 from benchmarks.timing import Row, machine, row, side_by_side, summary, table
@@ -41,7 +41,7 @@ from sb3_recurrent_offpolicy.buffers import RecurrentSequenceReplayBuffer
 from sb3_recurrent_offpolicy.type_aliases import RNNStates
 
 RESULTS = Path(__file__).parent / "results"
-BATCH, HEADS = 32, [128, 128]
+BATCH = BASE["batch"]
 
 
 class Calls(NamedTuple):
@@ -59,22 +59,6 @@ CALLS: dict[type[RecurrentOffPolicyAlgorithm], Calls] = {
     RecurrentDDPG: Calls(n_updates=1, forward=2, forward_backward=2),
 }
 SKRL: dict[type[RecurrentOffPolicyAlgorithm], str] = {RecurrentTD3: "TD3_RNN", RecurrentSAC: "SAC_RNN"}
-
-
-def trained_model(algorithm: Callable[..., Any], device: str, length: int, hidden: int) -> Any:
-    model = algorithm(
-        "MlpLstmPolicy",
-        make_vec_env("Pendulum-v1", n_envs=4, seed=0),
-        batch_size=BATCH,
-        sequence_length=length,
-        buffer_size=20_000,
-        learning_starts=10**9,
-        device=device,
-        seed=0,
-        policy_kwargs=dict(lstm_hidden_size=hidden, net_arch=HEADS),
-    )
-    model.set_logger(configure(None, []))
-    return model.learn(8_000)
 
 
 def bare_calls(input_size: int, calls: Calls, device: str, length: int, hidden: int) -> Callable[[], None]:
@@ -100,7 +84,7 @@ def benchmark_update(rounds: int, device: str) -> list[Row]:
     rows = []
     for length, hidden in ((64, 128), (32, 64)):
         for algorithm, calls in CALLS.items():
-            model = trained_model(algorithm, device, length, hidden)
+            model = model_to_update(BASE | dict(length=length, hidden=hidden), device, algorithm)
             contenders: dict[str, Callable[[], Any]] = {
                 algorithm.__name__: partial(model.train, calls.n_updates, BATCH),
                 "bare LSTM calls": bare_calls(model.actor.encoder.core.input_size, calls, device, length, hidden),
@@ -118,7 +102,7 @@ def benchmark_update(rounds: int, device: str) -> list[Row]:
 
 def benchmark_trained_transition(rounds: int, device: str, length: int = 64, hidden: int = 128) -> list[Row]:
     """RecurrentPPO trains on each transition of a rollout ``n_epochs`` times, in batches as large as ours."""
-    ours = trained_model(RecurrentSAC, device, length, hidden)
+    ours = model_to_update(BASE | dict(length=length, hidden=hidden), device)
     ppo = RecurrentPPO(
         "MlpLstmPolicy",
         make_vec_env("Pendulum-v1", n_envs=4, seed=0),
@@ -144,32 +128,35 @@ def benchmark_trained_transition(rounds: int, device: str, length: int = 64, hid
 
 def benchmark_variants(rounds: int, device: str) -> list[Row]:
     """GRU against LSTM, and what a second thread and coarser matrix products bring."""
-    lstm, gru = (model_to_update(BASE | {"length": 64}, core, device) for core in ("Lstm", "Gru"))
+    lstm, gru = (model_to_update(BASE | dict(length=64), device, core=core) for core in ("Lstm", "Gru"))
     seconds = side_by_side({"GRU": partial(gru.train, 1, BATCH), "LSTM": partial(lstm.train, 1, BATCH)}, rounds, device)
     rows = [row("RecurrentSAC update with a GRU (ms)", summary(seconds["GRU"], 1e3), "LSTM", summary(seconds["LSTM"], 1e3))]
     update = partial(lstm.train, 1, BATCH)
-    seconds = side_by_side({p: partial(_with_precision, update, p) for p in ("medium", "highest")}, rounds, device)
+    seconds = side_by_side(
+        {
+            p: partial(_under, th.get_float32_matmul_precision, th.set_float32_matmul_precision, p, update)
+            for p in ("medium", "highest")
+        },
+        rounds,
+        device,
+    )
     coarse, exact = (summary(values, 1e3) for values in seconds.values())
     rows.append(row('RecurrentSAC update, float32_matmul_precision "medium" (ms)', coarse, '"highest"', exact))
     if device == "cpu":
-        seconds = side_by_side({f"{n} thread(s)": partial(_with_threads, update, n) for n in (2, 1)}, rounds)
+        seconds = side_by_side(
+            {f"{n} thread(s)": partial(_under, th.get_num_threads, th.set_num_threads, n, update) for n in (2, 1)}, rounds
+        )
         two, one = (summary(values, 1e3) for values in seconds.values())
         rows.append(row("RecurrentSAC update, 2 threads (ms)", two, "1 thread", one))
     return rows
 
 
-def _with_threads(call: Callable[[], Any], n: int) -> None:
-    before = th.get_num_threads()
-    th.set_num_threads(n)
+def _under(get: Callable[[], Any], change: Callable[[Any], None], value: Any, call: Callable[[], Any]) -> None:
+    """Call with a global setting of torch changed."""
+    before = get()
+    change(value)
     call()
-    th.set_num_threads(before)
-
-
-def _with_precision(call: Callable[[], Any], precision: str) -> None:
-    before = th.get_float32_matmul_precision()
-    th.set_float32_matmul_precision(precision)
-    call()
-    th.set_float32_matmul_precision(before)
+    change(before)
 
 
 def benchmark_collection(rounds: int, device: str, n_steps: int = 2_048) -> list[Row]:
@@ -285,7 +272,7 @@ def main() -> None:
     rows += benchmark_sampling(max(rounds // 3, 3), device)
     rows += benchmark_memory()
     updates, buffers = grow_updates(max(rounds // 3, 3), device), grow_buffer(max(rounds // 3, 3))
-    model = trained_model(RecurrentSAC, device, 64, 128)
+    model = model_to_update(BASE | dict(length=64), device)
     profiles = {
         "RecurrentSAC update, T 64, hidden 128": profile_update(model, BATCH),
         "acting step, 8 environments, hidden 128": profile_acting(device),

@@ -27,6 +27,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch.utils._pytree import tree_map
 
 from sb3_recurrent_offpolicy.buffers import RecurrentSequenceReplayBuffer
+from sb3_recurrent_offpolicy.checks import check_at_least_one
 from sb3_recurrent_offpolicy.diagnostics import state_staleness
 from sb3_recurrent_offpolicy.policies import RecurrentPolicy
 from sb3_recurrent_offpolicy.preprocessing import encode_actions
@@ -97,8 +98,7 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
         own = set(self.buffer_parameters) & set(replay_buffer_kwargs or {})
         if own:
             raise ValueError(f"replay_buffer_kwargs has {sorted(own)}: pass them to {type(self).__name__} itself")
-        if n_steps < 1:
-            raise ValueError(f"n_steps={n_steps} must be at least 1")
+        check_at_least_one(n_steps=n_steps)
         if reward_scale != "auto" and not (isinstance(reward_scale, (int, float)) and reward_scale > 0):
             raise ValueError(f"reward_scale={reward_scale!r} must be a positive number or 'auto'")
         if optimize_memory_usage:

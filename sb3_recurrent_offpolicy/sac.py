@@ -11,6 +11,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
+from sb3_recurrent_offpolicy.checks import check_at_least_one
 from sb3_recurrent_offpolicy.networks import CategoricalActor, RecurrentCritic, SquashedGaussianActor
 from sb3_recurrent_offpolicy.policies import (
     RecurrentSACPolicy,
@@ -168,8 +169,7 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
             max_grad_norm=max_grad_norm,
             supported_action_spaces=(spaces.Box, spaces.Discrete),
         )
-        if target_update_interval < 1:
-            raise ValueError(f"target_update_interval={target_update_interval} must be at least 1")
+        check_at_least_one(target_update_interval=target_update_interval)
         self.ent_coef = ent_coef
         self.target_update_interval = target_update_interval
         self.target_entropy = target_entropy
