@@ -1,0 +1,149 @@
+"""
+Tables and figures from the results of ``benchmarks.learning``.
+
+    python -m benchmarks.report                     # every task that has results, and the table of all
+    python -m benchmarks.report PendulumNoVel-v1
+
+Intervals are rliable's (Agarwal et al. 2021, https://arxiv.org/abs/2108.13264): stratified bootstrap over the seeds, 95 %.
+With three seeds it cannot reach beyond the best and the worst of them.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from rliable import library, metrics
+
+from benchmarks.learning import MEMORYLESS, OTHERS, RESULTS
+from benchmarks.tasks import TASKS
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+HAVE_NO_MEMORY = {*MEMORYLESS, "dqn"}
+Result = dict[str, Any]
+
+
+def results_of(folder: Path) -> dict[str, list[Result]]:
+    """
+    :param folder: with a file for each run
+    :return: runs of each algorithm, ours first
+    """
+    runs: dict[str, list[Result]] = {}
+    for path in sorted(folder.glob("*_[0-9]*.json")):
+        result = json.loads(path.read_text())
+        runs.setdefault(result["algo"], []).append(result)
+    return dict(sorted(runs.items(), key=lambda item: (item[0].split()[0] in HAVE_NO_MEMORY | set(OTHERS), item[0])))
+
+
+def intervals(values: dict[str, np.ndarray]) -> dict[str, tuple[float, float]]:
+    """
+    :param values: for each algorithm those of its seeds, shape (n_seeds,)
+    :return: 95 % interval of their mean
+    """
+    scores = {name: of_seeds[:, None] for name, of_seeds in values.items()}
+    np.random.seed(0)
+    _, found = library.get_interval_estimates(scores, lambda runs: np.array([metrics.aggregate_mean(runs)]), reps=5000)
+    return {name: (float(low[0]), float(high[0])) for name, (low, high) in found.items()}
+
+
+def seconds_to(threshold: float, curve: list[dict[str, Any]]) -> str:
+    """Training time at the first point from which on the curve stays above the threshold."""
+    below = [index for index, point in enumerate(curve) if point["return"] < threshold]
+    first = below[-1] + 1 if below else 0
+    return f"{curve[first]['seconds']:.0f} s" if first < len(curve) else "never"
+
+
+def number(value: float) -> str:
+    return f"{value:.1f}" if abs(value) >= 2 else f"{value:.2f}"
+
+
+def row(algo: str, results: list[Result], interval: tuple[float, float]) -> list[str]:
+    """Of the table: algorithm, steps, seeds, mean, interval, worst seed, memory zeroed."""
+    means = [result["mean"] for result in results]
+    has_memory = algo.split()[0] not in HAVE_NO_MEMORY
+    zeroed = f"{number(max(result['mean_with_memory_zeroed'] for result in results))} at best" if has_memory else "has none"
+    low, high = interval
+    spread = f"{number(low)} to {number(high)}" if len(results) > 1 else ""
+    return [algo, f"{results[0]['steps']:,}", str(len(results)), number(np.mean(means)), spread, number(min(means)), zeroed]
+
+
+HEADER = ["algorithm", "steps", "seeds", "mean", "95 % interval", "worst seed", "memory zeroed"]
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> list[str]:
+    return [f"| {' | '.join(cells)} |" for cells in [header, ["---"] * len(header), *rows]]
+
+
+def draw_curves(env_id: str, runs: dict[str, list[Result]], path: Path) -> None:
+    figure, (by_steps, by_seconds) = plt.subplots(1, 2, figsize=(11, 4.8), layout="constrained", sharey=True)
+    for algo, results in runs.items():
+        steps = [point["steps"] for point in results[0]["curve"]]
+        curves = np.array([[point["return"] for point in result["curve"]] for result in results])
+        seconds = np.mean([[point["seconds"] for point in result["curve"]] for result in results], axis=0)
+        band = intervals({str(step): column for step, column in zip(steps, curves.T, strict=True)})
+        low, high = np.array(list(band.values())).T
+        for axes, x in ((by_steps, steps), (by_seconds, seconds)):
+            (line,) = axes.plot(x, curves.mean(axis=0), label=algo if axes is by_steps else None, linewidth=2)
+            axes.fill_between(x, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+            axes.grid(alpha=0.3)
+    by_steps.set(xlabel="environment steps", ylabel="return")
+    by_seconds.set(xlabel="seconds of training", xscale="log")
+    figure.suptitle(f"{env_id}: mean of the seeds and its 95 % interval")
+    figure.legend(frameon=False, loc="outside lower center", ncols=3)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def report(env_id: str) -> list[list[str]]:
+    """
+    Write table and figure of a task.
+
+    :param env_id: one of ``TASKS``
+    :return: rows of the table, without training times
+    """
+    task, folder = TASKS[env_id], RESULTS / env_id
+    runs = results_of(folder)
+    of_mean = intervals({algo: np.array([result["mean"] for result in results]) for algo, results in runs.items()})
+    rows = [row(algo, results, of_mean[algo]) for algo, results in runs.items()]
+    timed = []
+    for cells, results in zip(rows, runs.values(), strict=True):
+        seconds = np.mean([result["training_seconds"] for result in results])
+        reached = " ".join(seconds_to(task.threshold, result["curve"]) for result in results)
+        timed.append([*cells, f"{seconds:.0f} s, {results[0]['steps'] / seconds:.0f} steps/s", reached])
+    error = max(result["standard_error"] for results in runs.values() for result in results)
+    what = f"return from step {task.scored_from} on" if task.scored_from else "return"
+    lines = [
+        f"Final models on {env_id}, mean {what} over {task.n_starts} fixed starts (standard error of each run up to "
+        f"{number(error)}). Training times depend on what ran beside.",
+        "",
+        *markdown([*HEADER, "training", f"to {task.threshold:g}, for good"], timed),
+        "",
+        "![curves](curves.png)",
+        "",
+    ]
+    draw_curves(env_id, runs, folder / "curves.png")
+    (folder / "README.md").write_text("\n".join(lines))
+    print("\n".join(lines))
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("env", nargs="*", choices=[*TASKS, []], help="all that have results, if none is named")
+    arguments = parser.parse_args()
+    for env_id in arguments.env:
+        report(env_id)
+    if not arguments.env:
+        rows = []
+        for env_id in TASKS:
+            if any((RESULTS / env_id).glob("*_[0-9]*.json")):
+                rows += [[f"[{env_id}]({env_id}/README.md)", *cells] for cells in report(env_id)]
+        (RESULTS / "README.md").write_text("\n".join([*markdown(["task", *HEADER], rows), ""]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""What the benchmarks measure is what they say."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from benchmarks import learning
+from benchmarks.learning import MEMORYLESS, OTHERS, make_model, score, stated_hyperparams
+from benchmarks.tasks import TASKS, assert_state_is_hidden
+from sb3_recurrent_offpolicy.zoo import ALGORITHMS, HYPERPARAMS
+
+
+@pytest.mark.parametrize("env_id", TASKS)
+def test_observations_hide_what_they_should(env_id: str) -> None:
+    assert_state_is_hidden(env_id)
+
+
+@pytest.mark.parametrize(
+    ("algo", "env_id"),
+    [
+        (algo, env_id)
+        for algo in ALGORITHMS
+        for env_id in yaml.safe_load((HYPERPARAMS / f"{algo}.yml").read_text())
+        if env_id in TASKS
+    ],
+)
+def test_tuned_settings_make_models(algo: str, env_id: str) -> None:
+    model, n_steps = make_model(algo, env_id, 0, stated_hyperparams(algo, env_id) | dict(buffer_size=5_000))
+    assert isinstance(model, ALGORITHMS[algo])
+    assert n_steps % TASKS[env_id].curve_every == 0, "the curve ends with the final model"
+
+
+@pytest.mark.parametrize("algo", [*MEMORYLESS, *OTHERS])
+def test_others_are_scored_through_the_wrappers_they_were_trained_with(algo: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    env_id = "CartPoleNoVel-v1" if algo in OTHERS else "PendulumNoVel-v1"
+    model, _ = make_model(algo, env_id, 0, stated_hyperparams(algo, env_id) | dict(normalize=True, frame_stack=3))
+    env: Any = model.get_vec_normalize_env()
+    env.obs_rms.mean += 100
+    seen = []
+    predict = model.predict
+
+    def watched(observations: np.ndarray, *args: Any, **kwargs: Any) -> Any:
+        seen.append(observations)
+        return predict(observations, *args, **kwargs)
+
+    monkeypatch.setattr(model, "predict", watched)
+    score(model, env_id, n_starts=2, seed=0)
+    before, latest = np.split(seen[0], [-len(env.obs_rms.mean)], axis=1)
+    assert seen[0].shape[1:] == model.observation_space.shape == (3 * latest.shape[1],)
+    assert (latest == -env.clip_obs).all() and not before.any()
+
+
+def test_settings_reach_inner_entries_and_results_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learning, "RESULTS", tmp_path)
+    monkeypatch.setitem(TASKS, "MemoryLength-v0", TASKS["MemoryLength-v0"]._replace(n_starts=5, curve_every=16))
+    settings = ["n_timesteps=32", "policy_kwargs.lstm_hidden_size=7"]
+    for _ in range(2):
+        learning.run("r2d2", "MemoryLength-v0", 0, settings)
+    (path,) = (tmp_path / "MemoryLength-v0").iterdir()
+    result = yaml.safe_load(path.read_text())
+    assert result["hyperparams"]["policy_kwargs"]["lstm_hidden_size"] == 7
+    assert [point["steps"] for point in result["curve"]] == [16, 32]
+    assert np.isfinite(result["mean"]) and result["command"].endswith(" ".join(settings))
