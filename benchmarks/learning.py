@@ -174,7 +174,7 @@ def make_model(algo: str, env_id: str, seed: int, hyperparams: dict[str, Any]) -
     return (ALGORITHMS | OTHERS)[algo](**common, **kwargs), n_steps
 
 
-def run(algo: str, env_id: str, seed: int, settings: Sequence[str] = ()) -> None:
+def run(algo: str, env_id: str, seed: int, settings: Sequence[str] = (), folder: Path = RESULTS) -> None:
     """
     Train, score and write the result, unless there is one.
 
@@ -182,9 +182,10 @@ def run(algo: str, env_id: str, seed: int, settings: Sequence[str] = ()) -> None
     :param env_id: the environment
     :param seed: of training
     :param settings: ``name=value`` in place of what the hyper-parameter file says
+    :param folder: of the results
     """
     label = " ".join([algo, *settings])
-    path = RESULTS / env_id / f"{label.replace(' ', ',')}_{seed}.json"
+    path = folder / env_id / f"{label.replace(' ', ',')}_{seed}.json"
     if path.exists():
         print(f"{path} is there already")
         return

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import yaml
 
-from benchmarks import learning
-from benchmarks.learning import MEMORYLESS, OTHERS, make_model, score, stated_hyperparams
+from benchmarks.ablations import STUDIES, variations
+from benchmarks.learning import MEMORYLESS, OTHERS, make_model, run, score, set_entry, stated_hyperparams
 from benchmarks.tasks import TASKS, assert_state_is_hidden
 from sb3_recurrent_offpolicy.zoo import ALGORITHMS, HYPERPARAMS
 
@@ -33,6 +33,20 @@ def test_tuned_settings_make_models(algo: str, env_id: str) -> None:
     assert n_steps % TASKS[env_id].curve_every == 0, "the curve ends with the final model"
 
 
+@pytest.mark.parametrize("env_id", STUDIES)
+def test_ablations_differ_in_what_they_name(env_id: str) -> None:
+    replayed, seen = set(), []
+    for settings in variations(env_id).values():
+        stated = stated_hyperparams(STUDIES[env_id].algo, env_id) | dict(buffer_size=5_000)
+        for setting in settings:
+            set_entry(stated, setting)
+        make_model(STUDIES[env_id].algo, env_id, 0, stated)
+        replayed.add(stated["sequence_length"] * stated["batch_size"])
+        assert stated not in seen
+        seen.append(stated)
+    assert len(replayed) == 1
+
+
 @pytest.mark.parametrize("algo", [*MEMORYLESS, *OTHERS])
 def test_others_are_scored_through_the_wrappers_they_were_trained_with(algo: str, monkeypatch: pytest.MonkeyPatch) -> None:
     env_id = "CartPoleNoVel-v1" if algo in OTHERS else "PendulumNoVel-v1"
@@ -54,11 +68,10 @@ def test_others_are_scored_through_the_wrappers_they_were_trained_with(algo: str
 
 
 def test_settings_reach_inner_entries_and_results_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(learning, "RESULTS", tmp_path)
     monkeypatch.setitem(TASKS, "MemoryLength-v0", TASKS["MemoryLength-v0"]._replace(n_starts=5, curve_every=16))
     settings = ["n_timesteps=32", "policy_kwargs.lstm_hidden_size=7"]
     for _ in range(2):
-        learning.run("r2d2", "MemoryLength-v0", 0, settings)
+        run("r2d2", "MemoryLength-v0", 0, settings, tmp_path)
     (path,) = (tmp_path / "MemoryLength-v0").iterdir()
     result = yaml.safe_load(path.read_text())
     assert result["hyperparams"]["policy_kwargs"]["lstm_hidden_size"] == 7

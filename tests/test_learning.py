@@ -11,6 +11,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.noise import NormalActionNoise
 
+from benchmarks.learning import run
 from sb3_recurrent_offpolicy import R2D2, RecurrentDDPG, RecurrentSAC, RecurrentTD3
 from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
 from tests.envs import RandomEnv, RecallEnv
@@ -86,13 +87,10 @@ def test_the_actor_does_not_saturate(penalty: float | None, saturated: bool) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("algo", ["recurrent_td3", "recurrent_ddpg", "recurrent_sac"])
-def test_pendulum_without_velocity(algo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One seed of ``benchmarks/learning.py``, four minutes each; the committed results hold the others."""
-    import benchmarks.learning as learning
-
-    monkeypatch.setattr(learning, "RESULTS", tmp_path)
+def test_pendulum_without_velocity(algo: str, tmp_path: Path) -> None:
+    """One seed of ``benchmarks.learning``, four minutes each; the committed results hold the others."""
     th.set_num_threads(1)
-    learning.run(algo, "PendulumNoVel-v1", seed=3)
+    run(algo, "PendulumNoVel-v1", seed=3, folder=tmp_path)
     result = json.loads((tmp_path / "PendulumNoVel-v1" / f"{algo}_3.json").read_text())
     assert result["mean"] > (-220 if algo == "recurrent_ddpg" else -180)
     assert result["mean_with_memory_zeroed"] < -700
@@ -100,13 +98,10 @@ def test_pendulum_without_velocity(algo: str, tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.slow
 @pytest.mark.parametrize("env_id", ["MemoryLength-v0", "popgym-RepeatPreviousEasy-v0"])
-def test_a_cue_is_remembered(env_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cue_is_remembered(env_id: str, tmp_path: Path) -> None:
     """As above, one to two minutes each."""
-    import benchmarks.learning as learning
-
-    monkeypatch.setattr(learning, "RESULTS", tmp_path)
     th.set_num_threads(1)
-    learning.run("r2d2", env_id, seed=3)
+    run("r2d2", env_id, seed=3, folder=tmp_path)
     result = json.loads((tmp_path / env_id / "r2d2_3.json").read_text())
     assert result["mean"] > 0.9
     assert result["mean_with_memory_zeroed"] < 0.3
