@@ -339,11 +339,18 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
     def _write(ring: np.ndarray, row: int, value: Any) -> None:
         ring[row] = np.asarray(value).reshape(ring.shape[1:])
 
-    def _read(self, ring: np.ndarray, times: np.ndarray, envs: np.ndarray) -> np.ndarray:
-        """What a ring holds for times and environments, (..., *ring.shape[2:])."""
+    def _cells(self, times: np.ndarray, envs: np.ndarray) -> np.ndarray:
+        """Where in a ring, its first two axes flattened, times and environments are."""
+        return times % self.buffer_size * self.n_envs + envs
+
+    @staticmethod
+    def _read(ring: np.ndarray, cells: np.ndarray) -> np.ndarray:
+        """What a ring holds there, (*cells.shape, *ring.shape[2:])."""
         # ``take`` on one flat axis is faster than indexing two
-        cells = times % self.buffer_size * self.n_envs + envs
         return ring.reshape(-1, *ring.shape[2:]).take(cells, axis=0)
+
+    def _steps_into_episode(self, times: np.ndarray, envs: np.ndarray) -> np.ndarray:
+        return self._read(self.episode_steps, self._cells(times, envs))
 
     def _slot(self, times: Any) -> Any:
         return (times // self.stride) % len(self.states)
@@ -436,7 +443,7 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
         first = self._first_usable()
         times = np.random.randint(first, self.n_added, size=batch_size)
         envs = np.random.randint(self.n_envs, size=batch_size)
-        begins = np.maximum(times - self._read(self.episode_steps, times, envs), first)
+        begins = np.maximum(times - self._steps_into_episode(times, envs), first)
         ones = np.ones(batch_size, dtype=np.float32)
         return _Pieces(begins, envs, np.zeros(batch_size, dtype=bool), np.full(batch_size, self.n_added), ones)
 
@@ -457,12 +464,12 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
         points, envs, weights = self._draw_windows(batch_size, beta)
         windows = self._lattice.begins(points)
         times = windows + np.arange(length)[:, None]
-        is_start = (self._read(self.episode_steps, times, envs) == 0) & (times >= first) & (times < last)
+        is_start = (self._steps_into_episode(times, envs) == 0) & (times >= first) & (times < last)
 
         # What lies before the first episode start continues an episode: it needs a stored state or burn-in
         heads = np.maximum(windows, first)
         tail_ends = np.minimum(np.where(is_start.any(axis=0), windows + is_start.argmax(axis=0), windows + length), last)
-        known = np.maximum(heads - self._read(self.episode_steps, heads, envs), first)
+        known = np.maximum(heads - self._steps_into_episode(heads, envs), first)
         begins = np.maximum(heads - burn_in, known)
         # Too short for its burn-in: learn from the first step that is known
         has_burn_in = (begins + burn_in < tail_ends) & (burn_in > 0)
@@ -486,28 +493,31 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
         firsts = begins + self.burn_in * prefixed
 
         offsets = np.arange(self.sequence_length or self._max_episode_length())[:, None]
-        over = (self._read(self.episode_steps, firsts + offsets, envs) == 0) | (firsts + offsets >= ends)
+        over = (self._steps_into_episode(firsts + offsets, envs) == 0) | (firsts + offsets >= ends)
         over[0] = False
         lengths = np.where(over.any(axis=0), over.argmax(axis=0), len(offsets))
         steps = np.arange(lengths.max())[:, None]
         # Padding repeats the last step: values of the right kind that the mask takes out
         times = firsts + np.minimum(steps, lengths - 1)
 
-        is_start = self._read(self.episode_steps, begins, envs) == 0
+        is_start = self._steps_into_episode(begins, envs) == 0
         burn_in = None
         if n_burn_in > 0:
-            prefix = begins[:n_burn_in] + np.arange(self.burn_in)[:, None]
-            prefix_observations = map_observation(lambda ring: self._read(ring, prefix, envs[:n_burn_in]), self.observations)
+            prefix = begins[:n_burn_in] + np.arange(-1, self.burn_in)[:, None]
+            prefix_cells = self._cells(prefix, envs[:n_burn_in])
             burn_in = BurnIn(
-                self._observations_to_torch(prefix_observations, vec_normalize),
-                self._previous_actions(prefix - 1, envs[:n_burn_in], is_start[:n_burn_in]),
+                self._observations_to_torch(self._read_observations(prefix_cells[1:]), vec_normalize),
+                self._previous_actions(self._read(self.actions, prefix_cells[:-1]), is_start[:n_burn_in]),
             )
+        cells = self._cells(times, envs)
+        actions = self._read(self.actions, cells)
+        action_before = self._read(self.actions, self._cells(firsts - 1, envs))
         return RecurrentSequenceSamples(
             observations=self._observations_to_torch(self._observations_with_successor(firsts, lengths, envs), vec_normalize),
-            previous_actions=self._previous_actions(np.concatenate([firsts[None] - 1, times]), envs, is_start & ~prefixed),
-            actions=self.to_torch(self._read(self.actions, times, envs), copy=False),
-            rewards=self.to_torch(self._normalize_reward(self._read(self.rewards, times, envs), vec_normalize), copy=False),
-            terminated=self.to_torch(self._read(self.terminated, times, envs).astype(np.float32), copy=False),
+            previous_actions=self._previous_actions(np.concatenate([action_before[None], actions]), is_start & ~prefixed),
+            actions=self.to_torch(actions, copy=False),
+            rewards=self.to_torch(self._normalize_reward(self._read(self.rewards, cells), vec_normalize), copy=False),
+            terminated=self.to_torch(self._read(self.terminated, cells).astype(np.float32), copy=False),
             mask=self.to_torch((steps < lengths).astype(np.float32), copy=False),
             initial_states=self._unpack(self._initial_states(begins, envs, is_start)),
             burn_in=burn_in,
@@ -523,7 +533,7 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
         :param envs: (N,)
         :return: each (n_layers, N, hidden); zeros at the beginning of an episode
         """
-        return self._unpack(self._initial_states(times, envs, self._read(self.episode_steps, times, envs) == 0))
+        return self._unpack(self._initial_states(times, envs, self._steps_into_episode(times, envs) == 0))
 
     def priority_statistics(self) -> dict[str, float]:
         """
@@ -536,20 +546,22 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
             return np.zeros((len(begins), self.states.shape[2]), dtype=np.float32)
         return np.where(is_start[:, None], np.float32(0.0), self.states[self._slot(begins), envs])
 
-    def _previous_actions(self, times: np.ndarray, envs: np.ndarray, first_is_start: np.ndarray) -> th.Tensor:
-        """Encoded actions at ``times``, each one step before what it is fed with; none precedes the start of an episode."""
-        actions = self.to_torch(self._read(self.actions, times, envs), copy=False)
-        previous = encode_actions(actions, self.action_space)
+    def _previous_actions(self, actions: np.ndarray, first_is_start: np.ndarray) -> th.Tensor:
+        """Encoded actions, each one step before what it is fed with; none precedes the start of an episode."""
+        previous = encode_actions(self.to_torch(actions, copy=False), self.action_space)
         no_action = self.to_torch(first_is_start[:, None], copy=False)
         return th.cat([previous[:1].masked_fill(no_action, 0.0), previous[1:]])
+
+    def _read_observations(self, cells: np.ndarray) -> Any:
+        return map_observation(lambda ring: self._read(ring, cells), self.observations)
 
     def _observations_with_successor(self, firsts: np.ndarray, lengths: np.ndarray, envs: np.ndarray) -> Any:
         """o_0 .. o_T of each row; padding repeats the last one."""
         lasts = firsts + lengths
         times = firsts + np.minimum(np.arange(lengths.max() + 1)[:, None], lengths)
-        observations = map_observation(lambda ring: self._read(ring, times, envs), self.observations)
+        observations = self._read_observations(self._cells(times, envs))
         is_newest = lasts == self.n_added
-        followed_by_start = self._read(self.episode_steps, lasts, envs) == 0
+        followed_by_start = self._steps_into_episode(lasts, envs) == 0
         for column in np.flatnonzero(is_newest | followed_by_start).tolist():
             env, length = int(envs[column]), lengths[column]
             successor = (
