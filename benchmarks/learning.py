@@ -17,6 +17,7 @@ tables and figures.
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -195,7 +196,7 @@ def run(algo: str, env_id: str, seed: int, settings: Sequence[str] = (), folder:
         set_entry(hyperparams, setting)
     model, n_steps = make_model(algo, env_id, seed, hyperparams)
     curve = Curve(env_id)
-    model.learn(n_steps, callback=curve)
+    model.learn(n_steps, callback=curve, progress_bar=sys.stdout.isatty())
     n_starts = TASKS[env_id].n_starts
     returns = scores(model, env_id, n_starts, EVALUATION_SEED)
     zeroed = score(model, env_id, n_starts, EVALUATION_SEED, zero_memory=True)
