@@ -120,14 +120,16 @@ class Curve(BaseCallback):
 
 
 def stated_hyperparams(algo: str, env_id: str) -> dict[str, Any]:
-    """As they stand in the file."""
+    """As they stand in the file; the default where the environment has no entry, as in RL Zoo."""
     if algo in OTHERS:
         name = {"dqn": "dqn", "recurrent_ppo": "ppo_lstm"}[algo]
         entries = yaml.safe_load((Path(rl_zoo3.__file__).parent / "hyperparams" / f"{name}.yml").read_text())
         # RL Zoo has tuned DQN for environments whose velocities are seen
-        return entries[env_id.replace("NoVel", "") if algo == "dqn" else env_id]
-    _, name = MEMORYLESS.get(algo, (None, algo))
-    return yaml.safe_load((HYPERPARAMS / f"{name}.yml").read_text())[env_id]
+        env_id = env_id.replace("NoVel", "") if algo == "dqn" else env_id
+    else:
+        _, name = MEMORYLESS.get(algo, (None, algo))
+        entries = yaml.safe_load((HYPERPARAMS / f"{name}.yml").read_text())
+    return entries.get(env_id, entries["default"])
 
 
 def set_entry(hyperparams: dict[str, Any], setting: str) -> None:
