@@ -44,6 +44,13 @@ class _Pieces(NamedTuple):
         return _Pieces(*(array[rows] for array in self))
 
 
+def _until_first(ends: np.ndarray, starts: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Ends moved to the first of the ``starts``, which are in the order of time, in each of the columns."""
+    ends = ends.copy()
+    np.minimum.at(ends, columns, starts)
+    return ends
+
+
 class RecurrentSequenceReplayBuffer(ReplayBuffer):
     """
     Replay buffer of sequences for recurrent off-policy algorithms, for every observation space that SB3 knows.
@@ -340,14 +347,14 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
         ring[row] = np.asarray(value).reshape(ring.shape[1:])
 
     def _cells(self, times: np.ndarray, envs: np.ndarray) -> np.ndarray:
-        """Where in a ring, its first two axes flattened, times and environments are."""
-        return times % self.buffer_size * self.n_envs + envs
+        """Where in a ring, its first two axes flattened, times and environments are; :meth:`_read` wraps around."""
+        return (times - (self.n_added - self.pos)) * self.n_envs + envs
 
     @staticmethod
     def _read(ring: np.ndarray, cells: np.ndarray) -> np.ndarray:
         """What a ring holds there, (*cells.shape, *ring.shape[2:])."""
-        # ``take`` on one flat axis is faster than indexing two
-        return ring.reshape(-1, *ring.shape[2:]).take(cells, axis=0)
+        # ``take`` on one flat axis is faster than indexing two, and wrapping there faster than a remainder
+        return ring.reshape(-1, *ring.shape[2:]).take(cells, axis=0, mode="wrap")
 
     def _steps_into_episode(self, times: np.ndarray, envs: np.ndarray) -> np.ndarray:
         return self._read(self.episode_steps, self._cells(times, envs))
@@ -463,20 +470,17 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
         first, last, length, burn_in = self._first_usable(), self.n_added, self.sequence_length, self.burn_in
         points, envs, weights = self._draw_windows(batch_size, beta)
         windows = self._lattice.begins(points)
-        times = windows + np.arange(length)[:, None]
-        is_start = (self._steps_into_episode(times, envs) == 0) & (times >= first) & (times < last)
+        heads, ends = np.maximum(windows, first), np.minimum(windows + length, last)
+        starts, columns = self._episode_starts(heads, ends, envs)
 
         # What lies before the first episode start continues an episode: it needs a stored state or burn-in
-        heads = np.maximum(windows, first)
-        tail_ends = np.minimum(np.where(is_start.any(axis=0), windows + is_start.argmax(axis=0), windows + length), last)
+        tail_ends = _until_first(ends, starts, columns)
         known = np.maximum(heads - self._steps_into_episode(heads, envs), first)
         begins = np.maximum(heads - burn_in, known)
         # Too short for its burn-in: learn from the first step that is known
         has_burn_in = (begins + burn_in < tail_ends) & (burn_in > 0)
         tails = np.flatnonzero(tail_ends > heads)
 
-        offsets, columns = np.nonzero(is_start)
-        starts = windows[columns] + offsets
         pieces = _Pieces(
             np.concatenate([begins[tails], starts]),
             np.concatenate([envs[tails], envs[columns]]),
@@ -487,18 +491,27 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
         # A window always yields a piece, one with an episode start in it yields more
         return pieces.select(np.random.permutation(len(pieces.begins))[:batch_size])
 
+    def _episode_starts(self, begins: np.ndarray, ends: np.ndarray, envs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Times of the episode starts in ``begins <= time < ends``, in their order, and the column of each."""
+        # Most sequences hold none, and their last step tells so: the others alone are searched
+        lasts = ends - 1
+        crossed = np.flatnonzero(lasts - self._steps_into_episode(lasts, envs) >= begins)
+        begins, ends, envs = begins[crossed], ends[crossed], envs[crossed]
+        times = begins + np.arange((ends - begins).max(initial=0))[:, None]
+        offsets, columns = np.nonzero((self._steps_into_episode(times, envs) == 0) & (times < ends))
+        return begins[columns] + offsets, crossed[columns]
+
     def _get_sequences(self, pieces: _Pieces, vec_normalize: VecNormalize | None) -> RecurrentSequenceSamples:
         begins, envs, prefixed, ends, weights = pieces
         n_burn_in = int(prefixed.sum())
         firsts = begins + self.burn_in * prefixed
 
-        offsets = np.arange(self.sequence_length or self._max_episode_length())[:, None]
-        over = (self._steps_into_episode(firsts + offsets, envs) == 0) | (firsts + offsets >= ends)
-        over[0] = False
-        lengths = np.where(over.any(axis=0), over.argmax(axis=0), len(offsets))
-        steps = np.arange(lengths.max())[:, None]
-        # Padding repeats the last step: values of the right kind that the mask takes out
-        times = firsts + np.minimum(steps, lengths - 1)
+        ends = np.minimum(firsts + (self.sequence_length or self._max_episode_length()), ends)
+        lengths = _until_first(ends, *self._episode_starts(firsts + 1, ends, envs)) - firsts
+        steps = np.arange(lengths.max() + 1)[:, None]
+        successor_cells = self._cells(firsts + np.minimum(steps, lengths), envs)
+        # Padding holds what follows in the ring: values of the right kind that the mask takes out
+        cells = successor_cells[:-1]
 
         is_start = self._steps_into_episode(begins, envs) == 0
         burn_in = None
@@ -509,16 +522,17 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
                 self._observations_to_torch(self._read_observations(prefix_cells[1:]), vec_normalize),
                 self._previous_actions(self._read(self.actions, prefix_cells[:-1]), is_start[:n_burn_in]),
             )
-        cells = self._cells(times, envs)
         actions = self._read(self.actions, cells)
         action_before = self._read(self.actions, self._cells(firsts - 1, envs))
         return RecurrentSequenceSamples(
-            observations=self._observations_to_torch(self._observations_with_successor(firsts, lengths, envs), vec_normalize),
+            observations=self._observations_to_torch(
+                self._observations_with_successor(successor_cells, firsts + lengths, lengths, envs), vec_normalize
+            ),
             previous_actions=self._previous_actions(np.concatenate([action_before[None], actions]), is_start & ~prefixed),
             actions=self.to_torch(actions, copy=False),
             rewards=self.to_torch(self._normalize_reward(self._read(self.rewards, cells), vec_normalize), copy=False),
             terminated=self.to_torch(self._read(self.terminated, cells).astype(np.float32), copy=False),
-            mask=self.to_torch((steps < lengths).astype(np.float32), copy=False),
+            mask=self.to_torch((steps[:-1] < lengths).astype(np.float32), copy=False),
             initial_states=self._unpack(self._initial_states(begins, envs, is_start)),
             burn_in=burn_in,
             weights=self.to_torch(weights, copy=False),
@@ -555,11 +569,9 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
     def _read_observations(self, cells: np.ndarray) -> Any:
         return map_observation(lambda ring: self._read(ring, cells), self.observations)
 
-    def _observations_with_successor(self, firsts: np.ndarray, lengths: np.ndarray, envs: np.ndarray) -> Any:
+    def _observations_with_successor(self, cells: np.ndarray, lasts: np.ndarray, lengths: np.ndarray, envs: np.ndarray) -> Any:
         """o_0 .. o_T of each row; padding repeats the last one."""
-        lasts = firsts + lengths
-        times = firsts + np.minimum(np.arange(lengths.max() + 1)[:, None], lengths)
-        observations = self._read_observations(self._cells(times, envs))
+        observations = self._read_observations(cells)
         is_newest = lasts == self.n_added
         followed_by_start = self._steps_into_episode(lasts, envs) == 0
         for column in np.flatnonzero(is_newest | followed_by_start).tolist():
