@@ -64,7 +64,7 @@ TASKS = {
     # The cue at the first step only; the query is always that one bit
     "MemoryLength-v0": Task(200, 2_000, 1.0, lambda env: _memory_length(env.unwrapped)),
     "PassiveTMaze-v0": Task(200, 2_000, 1.0, lambda env: _passive_tmaze(env.unwrapped)),
-    "HiddenWindReach-v0": Task(200, 5_000, 50, lambda env: env.unwrapped.position),
+    "HiddenWindReach-v0": Task(200, 20_000, 50, lambda env: env.unwrapped.position),
     # Who has learned to learn shows it at the end of a trial
     "BanditTrial-v0": Task(1000, 64_000, 15.3, lambda env: [0], scored_from=80),
     "popgym-RepeatPreviousEasy-v0": Task(200, 8_000, 0.9, lambda env: env.unwrapped.deck.show("player", ["suits_idx"])[0, -1]),
