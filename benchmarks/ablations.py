@@ -23,6 +23,7 @@ from benchmarks.report import intervals, markdown, number, results_of
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import ScalarFormatter, SymmetricalLogLocator
 
 ABLATIONS = RESULTS / "ablations"
 SEEDS = (0, 1, 2)
@@ -122,6 +123,11 @@ def report(env_id: str, axes: Any) -> None:
     axes.set_yticks(range(len(runs)), runs)
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.3)
+    if min(returns.min() for returns in (*final.values(), *whole.values())) < -100:
+        # Those who learn differ by tens, those who do not by hundreds
+        axes.set_xscale("symlog", linthresh=100)
+        axes.xaxis.set_major_locator(SymmetricalLogLocator(linthresh=100, base=10, subs=(1, 1.5, 2, 3, 5)))
+        axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.set(title=f"{env_id}\n{study.algo}, {study.n_timesteps:,} steps", xlabel="return")
 
 
@@ -138,10 +144,11 @@ def main() -> None:
             for env_id in [arguments.env] if arguments.env else STUDIES:
                 for settings in variations(env_id).values():
                     run(STUDIES[env_id].algo, env_id, seed, settings, ABLATIONS)
-    figure, panels = plt.subplots(1, len(STUDIES), figsize=(6 * len(STUDIES), 5), layout="constrained")
-    for env_id, axes in zip(STUDIES, panels, strict=True):
+    studied = [env_id for env_id in STUDIES if (ABLATIONS / env_id).exists()]
+    figure, panels = plt.subplots(1, len(studied), figsize=(6.5 * len(studied), 5), layout="constrained", squeeze=False)
+    for env_id, axes in zip(studied, panels.flat, strict=True):
         report(env_id, axes)
-    figure.legend(*panels[0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=2)
+    figure.legend(*panels.flat[0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=2)
     figure.savefig(ABLATIONS / "ablations.png", dpi=110)
 
 
