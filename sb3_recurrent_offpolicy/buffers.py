@@ -45,7 +45,7 @@ class _Pieces(NamedTuple):
 
 
 def _until_first(ends: np.ndarray, starts: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Ends moved to the first of the ``starts``, which are in the order of time, in each of the columns."""
+    """Ends, in each of the columns moved to the first of its ``starts``."""
     ends = ends.copy()
     np.minimum.at(ends, columns, starts)
     return ends
@@ -492,7 +492,7 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
         return pieces.select(np.random.permutation(len(pieces.begins))[:batch_size])
 
     def _episode_starts(self, begins: np.ndarray, ends: np.ndarray, envs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Times of the episode starts in ``begins <= time < ends``, in their order, and the column of each."""
+        """Times of the episode starts in ``begins <= time < ends`` and the column of each."""
         # Most sequences hold none, and their last step tells so: the others alone are searched
         lasts = ends - 1
         crossed = np.flatnonzero(lasts - self._steps_into_episode(lasts, envs) >= begins)
