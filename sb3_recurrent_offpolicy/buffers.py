@@ -336,8 +336,7 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
         self.full = self.n_added >= self.buffer_size
 
     def _begin_episodes(self, envs: np.ndarray) -> None:
-        """Where an episode ended, the row after its last step is about to hold another one: keep its last observation "
-        "apart."""
+        """Where an episode ended, the row after its last step will hold another one: keep its last observation apart."""
         for env in envs.tolist():
             self._final_observations[(self.n_added - 1) * self.n_envs + env] = self._next_observation(env)
             self._longest_episode = max(self._longest_episode, int(self._next_episode_steps[env]))
