@@ -11,8 +11,8 @@ What is learned where something is hidden, with the controls that a score of a m
 Each run trains with the hyper-parameters of ``hyperparams/ALGO.yml``, but for those set here (``policy_kwargs.n_critics=1``
 sets one of the inner entries), and scores the *final* model on fixed starts that no training and no tuning has seen.
 Controls: the observation is asserted to hold nothing but what may be seen, and the same model is scored with its memory
-(and previous action) zeroed at every step. Runs that have a result file are not repeated. ``benchmarks.report`` makes
-tables and figures.
+(and previous action) zeroed at every step. Runs that have a result file are not repeated; with ``--resumable`` an interrupted
+one goes on where its curve ended. ``benchmarks.report`` makes tables and figures.
 """
 
 import argparse
@@ -37,10 +37,12 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize, unwrap_vec_wrapper
 from torch import nn
 
+from benchmarks.checkpoint import Checkpoint
 from benchmarks.tasks import TASKS, assert_state_is_hidden
 from sb3_recurrent_offpolicy.zoo import ALGORITHMS, HYPERPARAMS
 
 RESULTS = Path(__file__).parent / "results"
+CHECKPOINTS = Path("runs")
 EVALUATION_SEED, CURVE_SEED, CURVE_STARTS = 1_000_000, 2_000_000, 100
 
 # SB3's, each with the environments, exploration and number of updates of ours, its own batch and networks
@@ -90,14 +92,22 @@ def scores(model: BaseAlgorithm, env_id: str, n_starts: int, seed: int) -> dict[
 
 
 class Curve(BaseCallback):
-    def __init__(self, env_id: str) -> None:
+    """
+    Score the model every so many steps.
+
+    :param env_id: the environment
+    :param checkpoint: to be saved at each point, None for none
+    """
+
+    def __init__(self, env_id: str, checkpoint: Checkpoint | None = None) -> None:
         super().__init__()
         self.env_id = env_id
+        self.checkpoint = checkpoint
         self.points: list[dict[str, float]] = []
         self.diagnostics: dict[str, list[float]] = {name: [] for name in DIAGNOSTICS}
-        self.training_seconds = 0.0
 
     def _on_training_start(self) -> None:
+        self.training_seconds = self.points[-1]["seconds"] if self.points else 0.0
         self.resumed = time.perf_counter()
 
     def _on_step(self) -> bool:
@@ -114,6 +124,8 @@ class Curve(BaseCallback):
                     self.points[-1][name] = round(float(np.mean(values)), 4)
                     values.clear()
             print(self.points[-1], flush=True)
+            if self.checkpoint:
+                self.checkpoint.save(self.model, self.points)
             self.model.policy.set_training_mode(False)
             self.resumed = time.perf_counter()
         return True
@@ -154,7 +166,7 @@ def make_model(algo: str, env_id: str, seed: int, hyperparams: dict[str, Any]) -
     """
     kwargs = hyperparams.copy()
     n_steps, n_envs = int(kwargs.pop("n_timesteps")), kwargs.pop("n_envs", 1)
-    env: VecEnv = make_vec_env(env_id, n_envs=n_envs, seed=seed)
+    env: VecEnv = make_vec_env(env_id, n_envs=n_envs, seed=seed, env_kwargs=kwargs.pop("env_kwargs", None))
     # RL Zoo's files write some entries as Python
     kwargs = {
         key: eval(value, {"nn": nn}) if key in ("normalize", "policy_kwargs") and isinstance(value, str) else value
@@ -177,7 +189,14 @@ def make_model(algo: str, env_id: str, seed: int, hyperparams: dict[str, Any]) -
     return (ALGORITHMS | OTHERS)[algo](**common, **kwargs), n_steps
 
 
-def run(algo: str, env_id: str, seed: int, settings: Sequence[str] = (), folder: Path = RESULTS) -> None:
+def run(
+    algo: str,
+    env_id: str,
+    seed: int,
+    settings: Sequence[str] = (),
+    folder: Path = RESULTS,
+    checkpoints: Path | None = None,
+) -> None:
     """
     Train, score and write the result, unless there is one.
 
@@ -186,6 +205,7 @@ def run(algo: str, env_id: str, seed: int, settings: Sequence[str] = (), folder:
     :param seed: of training
     :param settings: ``name=value`` in place of what the hyper-parameter file says
     :param folder: of the results
+    :param checkpoints: folder from which an interrupted run goes on; None to begin anew
     """
     label = " ".join([algo, *settings])
     path = folder / env_id / f"{label.replace(' ', ',')}_{seed}.json"
@@ -197,8 +217,14 @@ def run(algo: str, env_id: str, seed: int, settings: Sequence[str] = (), folder:
     for setting in settings:
         set_entry(hyperparams, setting)
     model, n_steps = make_model(algo, env_id, seed, hyperparams)
-    curve = Curve(env_id)
-    model.learn(n_steps, callback=curve, progress_bar=sys.stdout.isatty())
+    checkpoint = Checkpoint(checkpoints / env_id / path.stem) if checkpoints else None
+    curve = Curve(env_id, checkpoint)
+    if checkpoint and checkpoint.exists():
+        model, curve.points = checkpoint.load(model)
+        curve.points[-1]["interrupted"] = True
+        print("going on after", curve.points[-1], flush=True)
+    n_left = n_steps - model.num_timesteps
+    model.learn(n_left, callback=curve, reset_num_timesteps=n_left == n_steps, progress_bar=sys.stdout.isatty())
     n_starts = TASKS[env_id].n_starts
     returns = scores(model, env_id, n_starts, EVALUATION_SEED)
     zeroed = score(model, env_id, n_starts, EVALUATION_SEED, zero_memory=True)
@@ -219,6 +245,8 @@ def run(algo: str, env_id: str, seed: int, settings: Sequence[str] = (), folder:
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")
+    if checkpoint:
+        checkpoint.remove()
     keys = ("algo", "seed", "mean", "standard_error", "mean_with_memory_zeroed")
     print("final model:", {key: result[key] for key in keys})
 
@@ -229,11 +257,14 @@ def main() -> None:
     parser.add_argument("--env", choices=TASKS, default="PendulumNoVel-v1")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="differ from the hyper-parameter file")
+    parser.add_argument(
+        "--resumable", action="store_true", help=f"keep in {CHECKPOINTS}/ what an interrupted run goes on from"
+    )
     arguments = parser.parse_args()
     # One thread a run: two runs side by side use two cores better than one run does
     th.set_num_threads(1)
     for seed in arguments.seeds:
-        run(arguments.algo, arguments.env, seed, arguments.set)
+        run(arguments.algo, arguments.env, seed, arguments.set, checkpoints=CHECKPOINTS if arguments.resumable else None)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import yaml
 
+import benchmarks.learning
 from benchmarks.ablations import STUDIES, variations
 from benchmarks.learning import MEMORYLESS, OTHERS, make_model, run, score, set_entry, stated_hyperparams
 from benchmarks.tasks import TASKS, assert_state_is_hidden
@@ -77,3 +78,41 @@ def test_settings_reach_inner_entries_and_results_are_kept(tmp_path: Path, monke
     assert result["hyperparams"]["policy_kwargs"]["lstm_hidden_size"] == 7
     assert [point["steps"] for point in result["curve"]] == [16, 32]
     assert np.isfinite(result["mean"]) and result["command"].endswith(" ".join(settings))
+
+
+class Interruption(Exception):
+    pass
+
+
+@pytest.mark.parametrize(("algo", "normalize"), [("r2d2", True), ("recurrent_ppo", False)])
+def test_interrupted_runs_go_on(algo: str, normalize: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    env_id, every = "CartPoleNoVel-v1", 64
+    monkeypatch.setitem(TASKS, env_id, TASKS[env_id]._replace(n_starts=2, curve_every=every))
+    settings = [f"n_timesteps={4 * every}", f"normalize={str(normalize).lower()}", "n_envs=8"]
+    settings += (
+        ["learning_starts=16", "buffer_size=800", "gradient_steps=1"]
+        if algo == "r2d2"
+        else ["n_steps=8", "batch_size=64", "n_epochs=1"]
+    )
+    monkeypatch.setattr("benchmarks.learning.CURVE_STARTS", 2)
+    seen: list[Any] = []
+    scores = benchmarks.learning.scores
+
+    def interrupted(model: Any, *args: Any) -> dict[str, np.ndarray]:
+        seen.append((model.num_timesteps, model._n_updates))
+        if len(seen) == 3:
+            raise Interruption
+        return scores(model, *args)
+
+    monkeypatch.setattr("benchmarks.learning.scores", interrupted)
+    with pytest.raises(Interruption):
+        run(algo, env_id, 0, settings, tmp_path, tmp_path / "checkpoints")
+    run(algo, env_id, 0, settings, tmp_path, tmp_path / "checkpoints")
+    (path,) = (tmp_path / env_id).iterdir()
+    curve = yaml.safe_load(path.read_text())["curve"]
+    assert [point["steps"] for point in curve] == [every, 2 * every, 3 * every, 4 * every]
+    assert [point.get("interrupted", False) for point in curve] == [False, True, False, False]
+    assert np.all(np.diff([point["seconds"] for point in curve]) > 0)
+    # The third point is reached twice, once by each of the two runs
+    assert seen[2][0] == seen[3][0] and seen[3][1] >= seen[1][1] > 0
+    assert not any((tmp_path / "checkpoints").glob("*/*"))
