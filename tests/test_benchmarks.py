@@ -112,7 +112,7 @@ def test_interrupted_runs_go_on(algo: str, normalize: bool, tmp_path: Path, monk
     curve = yaml.safe_load(path.read_text())["curve"]
     assert [point["steps"] for point in curve] == [every, 2 * every, 3 * every, 4 * every]
     assert [point.get("interrupted", False) for point in curve] == [False, True, False, False]
-    assert np.all(np.diff([point["seconds"] for point in curve]) > 0)
+    assert np.all(np.diff([point["seconds"] for point in curve]) >= 0)
     # The third point is reached twice, once by each of the two runs
     assert seen[2][0] == seen[3][0] and seen[3][1] >= seen[1][1] > 0
     assert not any((tmp_path / "checkpoints").glob("*/*"))
