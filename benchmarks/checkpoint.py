@@ -23,7 +23,7 @@ class Checkpoint:
         return self.folder.exists()
 
     def save(self, model: BaseAlgorithm, points: list[dict[str, float]]) -> None:
-        """Whoever is interrupted here keeps the one before."""
+        """An interruption while files are written keeps the one before."""
         unfinished = self.folder.with_name(f"{self.folder.name}.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)

@@ -61,16 +61,19 @@ def score(model: BaseAlgorithm, env_id: str, n_starts: int, seed: int, zero_memo
     if normalizer := model.get_vec_normalize_env():
         envs = VecNormalize(envs, training=False, norm_obs=normalizer.norm_obs, norm_reward=False)
         envs.obs_rms = normalizer.obs_rms
-    if stack := unwrap_vec_wrapper(model.get_env(), VecFrameStack):  # type: ignore[arg-type]
+    trained_in = model.get_env()
+    assert trained_in is not None
+    if stack := unwrap_vec_wrapper(trained_in, VecFrameStack):
         envs = VecFrameStack(envs, stack.stacked_obs.n_stack)
-    observations = envs.reset()
-    state = None
+    observations: Any = envs.reset()
+    # A recurrent state is more than the arrays that SB3's signature knows
+    state: Any = None
     episode_starts = np.ones(n_starts, dtype=bool)
     running = np.ones(n_starts, dtype=bool)
     returns = np.zeros(n_starts)
     n_steps = 0
     while running.any():
-        actions, state = model.predict(observations, state, episode_starts, deterministic=True)  # type: ignore[arg-type]
+        actions, state = model.predict(observations, state, episode_starts, deterministic=True)
         observations, rewards, dones, _ = envs.step(actions)
         returns += rewards * running * (n_steps >= TASKS[env_id].scored_from)
         running &= ~dones

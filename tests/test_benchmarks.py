@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import yaml
 
-import benchmarks.learning
 from benchmarks.ablations import STUDIES, variations
-from benchmarks.learning import MEMORYLESS, OTHERS, make_model, run, score, set_entry, stated_hyperparams
+from benchmarks.learning import MEMORYLESS, OTHERS, make_model, run, score, scores, set_entry, stated_hyperparams
 from benchmarks.tasks import TASKS, assert_state_is_hidden
 from sb3_recurrent_offpolicy.zoo import ALGORITHMS, HYPERPARAMS
 
@@ -96,7 +95,6 @@ def test_interrupted_runs_go_on(algo: str, normalize: bool, tmp_path: Path, monk
     )
     monkeypatch.setattr("benchmarks.learning.CURVE_STARTS", 2)
     seen: list[Any] = []
-    scores = benchmarks.learning.scores
 
     def interrupted(model: Any, *args: Any) -> dict[str, np.ndarray]:
         seen.append((model.num_timesteps, model._n_updates))

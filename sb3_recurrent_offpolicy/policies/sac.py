@@ -45,13 +45,15 @@ class RecurrentSACPolicy(RecurrentActorCriticPolicy):
         clip_mean: float = 2.0,
         **kwargs: Any,
     ):
-        self.sde_kwargs = dict(use_sde=use_sde, log_std_init=log_std_init, use_expln=use_expln, clip_mean=clip_mean)
+        self.sde_kwargs: dict[str, Any] = dict(
+            use_sde=use_sde, log_std_init=log_std_init, use_expln=use_expln, clip_mean=clip_mean
+        )
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
     def _make_actor(self, encoder: HistoryEncoder, net_arch: list[int]) -> SquashedGaussianActor | CategoricalActor:
         if isinstance(self.action_space, spaces.Discrete):
             return CategoricalActor(encoder, self.shared_lstm, net_arch, self.activation_fn)
-        return SquashedGaussianActor(encoder, self.shared_lstm, net_arch, self.activation_fn, **self.sde_kwargs)  # type: ignore[arg-type]
+        return SquashedGaussianActor(encoder, self.shared_lstm, net_arch, self.activation_fn, **self.sde_kwargs)
 
     def _make_critic(self, encoder: HistoryEncoder, net_arch: list[int]) -> RecurrentCritic:
         if isinstance(self.action_space, spaces.Discrete):
