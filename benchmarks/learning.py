@@ -19,14 +19,16 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import rl_zoo3
 import torch as th
 import yaml
+from rl_zoo3.utils import get_wrapper_class
 from sb3_contrib import RecurrentPPO
 from stable_baselines3 import DQN, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -50,20 +52,29 @@ MEMORYLESS: dict[str, tuple[type[BaseAlgorithm], str]] = {"td3": (TD3, "recurren
 SHARED = ("learning_rate", "gamma", "tau", "n_steps", "learning_starts", "train_freq", "gradient_steps", "action_noise")
 # As RL Zoo has tuned them
 OTHERS: dict[str, type[BaseAlgorithm]] = {"dqn": DQN, "recurrent_ppo": RecurrentPPO}
+Wrapper = Callable[[gym.Env], gym.Env]
 NOISES = {"normal": NormalActionNoise, "ornstein-uhlenbeck": OrnsteinUhlenbeckActionNoise}
 # Logged by the algorithm, averaged from one point of the curve to the next
 DIAGNOSTICS = ("delta_q_first", "delta_q_last")
 
 
-def score(model: BaseAlgorithm, env_id: str, n_starts: int, seed: int, zero_memory: bool = False) -> np.ndarray:
-    """Returns of one deterministic episode from each start; all run side by side, state carried as users carry it."""
-    envs: VecEnv = make_vec_env(env_id, n_envs=n_starts, seed=seed)
+def score(
+    model: BaseAlgorithm, env_id: str, n_starts: int, seed: int, wrapper: Wrapper | None = None, zero_memory: bool = False
+) -> np.ndarray:
+    """
+    :param model: which acts deterministically, its state carried as users carry it
+    :param env_id: the environment
+    :param n_starts: episodes, one from each start; all run side by side
+    :param seed: of the starts
+    :param wrapper: put around each environment; those around all of them are the model's own
+    :param zero_memory: whether every step is told to be an episode's first
+    :return: of each episode, (n_starts,)
+    """
+    envs: VecEnv = make_vec_env(env_id, n_envs=n_starts, seed=seed, wrapper_class=wrapper)
     if normalizer := model.get_vec_normalize_env():
         envs = VecNormalize(envs, training=False, norm_obs=normalizer.norm_obs, norm_reward=False)
         envs.obs_rms = normalizer.obs_rms
-    trained_in = model.get_env()
-    assert trained_in is not None
-    if stack := unwrap_vec_wrapper(trained_in, VecFrameStack):
+    if (trained_in := model.get_env()) and (stack := unwrap_vec_wrapper(trained_in, VecFrameStack)):
         envs = VecFrameStack(envs, stack.stacked_obs.n_stack)
     observations: Any = envs.reset()
     # A recurrent state is more than the arrays that SB3's signature knows
@@ -82,14 +93,14 @@ def score(model: BaseAlgorithm, env_id: str, n_starts: int, seed: int, zero_memo
     return returns
 
 
-def scores(model: BaseAlgorithm, env_id: str, n_starts: int, seed: int) -> dict[str, np.ndarray]:
-    """Returns and, where averaged weights act, those of the latest weights."""
-    returns = {"return": score(model, env_id, n_starts, seed)}
+def scores(model: BaseAlgorithm, *episodes: Any) -> dict[str, np.ndarray]:
+    """Returns of ``score`` and, where averaged weights act, those of the latest weights."""
+    returns = {"return": score(model, *episodes)}
     policy: Any = model.policy
     average = getattr(policy, "q_net_average", None)
     if average is not None:
         policy.q_net_average = None
-        returns["return_of_latest_weights"] = score(model, env_id, n_starts, seed)
+        returns["return_of_latest_weights"] = score(model, *episodes)
         policy.q_net_average = average
     return returns
 
@@ -99,18 +110,21 @@ class Curve(BaseCallback):
     Score the model every so many steps.
 
     :param env_id: the environment
+    :param wrapper: put around each environment, None for none
     :param checkpoint: to be saved at each point, None for none
     """
 
-    def __init__(self, env_id: str, checkpoint: Checkpoint | None = None) -> None:
+    def __init__(self, env_id: str, wrapper: Wrapper | None = None, checkpoint: Checkpoint | None = None) -> None:
         super().__init__()
         self.env_id = env_id
+        self.wrapper = wrapper
         self.checkpoint = checkpoint
         self.points: list[dict[str, float]] = []
         self.diagnostics: dict[str, list[float]] = {name: [] for name in DIAGNOSTICS}
 
     def _on_training_start(self) -> None:
         self.training_seconds = self.points[-1]["seconds"] if self.points else 0.0
+        self.steps_before = int(self.points[-1]["steps"]) if self.points else 0
         self.resumed = time.perf_counter()
 
     def _on_step(self) -> bool:
@@ -119,9 +133,11 @@ class Curve(BaseCallback):
                 values.append(self.logger.name_to_value[f"train/{name}"])
         if self.num_timesteps % TASKS[self.env_id].curve_every == 0:
             self.training_seconds += time.perf_counter() - self.resumed
-            returns = scores(self.model, self.env_id, CURVE_STARTS, CURVE_SEED)
+            returns = scores(self.model, self.env_id, CURVE_STARTS, CURVE_SEED, self.wrapper)
             means = {name: round(float(values.mean()), 3) for name, values in returns.items()}
-            self.points.append({"steps": self.num_timesteps, "seconds": round(self.training_seconds, 1), **means})
+            # Beneath wrappers that repeat actions: steps of the environment, not of the agent
+            steps = self.steps_before + sum(self.training_env.env_method("get_total_steps"))
+            self.points.append({"steps": steps, "seconds": round(self.training_seconds, 1), **means})
             for name, values in self.diagnostics.items():
                 if values:
                     self.points[-1][name] = round(float(np.mean(values)), 4)
@@ -169,7 +185,10 @@ def make_model(algo: str, env_id: str, seed: int, hyperparams: dict[str, Any]) -
     """
     kwargs = hyperparams.copy()
     n_steps, n_envs = int(kwargs.pop("n_timesteps")), kwargs.pop("n_envs", 1)
-    env: VecEnv = make_vec_env(env_id, n_envs=n_envs, seed=seed, env_kwargs=kwargs.pop("env_kwargs", None))
+    wrapper = get_wrapper_class(kwargs)
+    kwargs.pop("env_wrapper", None)
+    env_kwargs = kwargs.pop("env_kwargs", None)
+    env: VecEnv = make_vec_env(env_id, n_envs=n_envs, seed=seed, env_kwargs=env_kwargs, wrapper_class=wrapper)
     # RL Zoo's files write some entries as Python
     kwargs = {
         key: eval(value, {"nn": nn}) if key in ("normalize", "policy_kwargs") and isinstance(value, str) else value
@@ -220,8 +239,9 @@ def run(
     for setting in settings:
         set_entry(hyperparams, setting)
     model, n_steps = make_model(algo, env_id, seed, hyperparams)
+    wrapper = get_wrapper_class(hyperparams)
     checkpoint = Checkpoint(checkpoints / env_id / path.stem) if checkpoints else None
-    curve = Curve(env_id, checkpoint)
+    curve = Curve(env_id, wrapper, checkpoint)
     if checkpoint and checkpoint.exists():
         model, curve.points = checkpoint.load(model)
         curve.points[-1]["interrupted"] = True
@@ -229,14 +249,14 @@ def run(
     n_left = n_steps - model.num_timesteps
     model.learn(n_left, callback=curve, reset_num_timesteps=n_left == n_steps, progress_bar=sys.stdout.isatty())
     n_starts = TASKS[env_id].n_starts
-    returns = scores(model, env_id, n_starts, EVALUATION_SEED)
-    zeroed = score(model, env_id, n_starts, EVALUATION_SEED, zero_memory=True)
+    returns = scores(model, env_id, n_starts, EVALUATION_SEED, wrapper)
+    zeroed = score(model, env_id, n_starts, EVALUATION_SEED, wrapper, zero_memory=True)
     result = {
         "command": f"python -m benchmarks.learning --algo {algo} --env {env_id} --seeds {seed}"
         + (f" --set {' '.join(settings)}" if settings else ""),
         "algo": label,
         "seed": seed,
-        "steps": n_steps,
+        "steps": curve.points[-1]["steps"],
         "updates": model._n_updates,
         "training_seconds": curve.points[-1]["seconds"],
         "threads": th.get_num_threads(),

@@ -68,7 +68,8 @@ def row(algo: str, results: list[Result], interval: tuple[float, float]) -> list
     zeroed = f"{number(max(result['mean_with_memory_zeroed'] for result in results))} at best" if has_memory else "has none"
     low, high = interval
     spread = f"{number(low)} to {number(high)}" if len(results) > 1 else ""
-    return [algo, f"{results[0]['steps']:,}", str(len(results)), number(np.mean(means)), spread, number(min(means)), zeroed]
+    steps = f"{max(result['steps'] for result in results):,}"
+    return [algo, steps, str(len(results)), number(np.mean(means)), spread, number(min(means)), zeroed]
 
 
 HEADER = ["algorithm", "steps", "seeds", "mean", "95 % interval", "worst seed", "memory zeroed"]
@@ -81,12 +82,13 @@ def markdown(header: list[str], rows: list[list[str]]) -> list[str]:
 def draw_curves(env_id: str, runs: dict[str, list[Result]], path: Path) -> None:
     figure, (by_steps, by_seconds) = plt.subplots(1, 2, figsize=(11, 4.8), layout="constrained", sharey=True)
     for algo, results in runs.items():
-        steps = [point["steps"] for point in results[0]["curve"]]
-        curves = np.array([[point["return"] for point in result["curve"]] for result in results])
-        seconds = np.mean([[point["seconds"] for point in result["curve"]] for result in results], axis=0)
-        band = intervals({str(step): column for step, column in zip(steps, curves.T, strict=True)})
+        curves, steps, seconds = (
+            np.array([[point[name] for point in result["curve"]] for result in results])
+            for name in ("return", "steps", "seconds")
+        )
+        band = intervals({str(index): column for index, column in enumerate(curves.T)})
         low, high = np.array(list(band.values())).T
-        for axes, x in ((by_steps, steps), (by_seconds, seconds)):
+        for axes, x in ((by_steps, steps.mean(axis=0)), (by_seconds, seconds.mean(axis=0))):
             (line,) = axes.plot(x, curves.mean(axis=0), label=algo if axes is by_steps else None, linewidth=2)
             axes.fill_between(x, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
             axes.grid(alpha=0.3)

@@ -16,7 +16,7 @@ class Task(NamedTuple):
     An environment and how it is scored.
 
     :param n_starts: episodes of the final score, each from a start of its own
-    :param curve_every: steps between two points of the learning curve
+    :param curve_every: steps of the agent between two points of the learning curve
     :param threshold: return for which the training time is told, first reached and kept to the end of the curve
     :param visible: what may be seen of an environment in its present state. Actions and rewards that the observation ends with
         are left out

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 import yaml
+from stable_baselines3 import TD3
 
 from benchmarks.ablations import STUDIES, variations
 from benchmarks.learning import MEMORYLESS, OTHERS, make_model, run, score, scores, set_entry, stated_hyperparams
@@ -77,6 +79,23 @@ def test_settings_reach_inner_entries_and_results_are_kept(tmp_path: Path, monke
     assert result["hyperparams"]["policy_kwargs"]["lstm_hidden_size"] == 7
     assert [point["steps"] for point in result["curve"]] == [16, 32]
     assert np.isfinite(result["mean"]) and result["command"].endswith(" ".join(settings))
+
+
+def test_steps_are_those_of_the_environment_where_actions_are_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env_id = "PendulumNoVel-v1"
+    monkeypatch.setitem(TASKS, env_id, TASKS[env_id]._replace(n_starts=2, curve_every=32))
+    monkeypatch.setattr("benchmarks.learning.CURVE_STARTS", 2)
+    decisions = mock.Mock(wraps=TD3.predict)
+    monkeypatch.setattr(TD3, "predict", lambda *args, **kwargs: decisions(*args, **kwargs))
+    settings = ["n_timesteps=64", "n_envs=2", "gradient_steps=0", "env_wrapper=[{rl_zoo3.wrappers.FrameSkip: {skip: 5}}]"]
+    run("td3", env_id, 0, settings, tmp_path)
+    (path,) = (tmp_path / env_id).iterdir()
+    result = yaml.safe_load(path.read_text())
+    assert [point["steps"] for point in result["curve"]] == [5 * 32, 5 * 64] and result["steps"] == 5 * 64
+    # Both points of the curve, the final model with and without memory: 200 steps each
+    assert decisions.call_count == 4 * 200 / 5
 
 
 class Interruption(Exception):
