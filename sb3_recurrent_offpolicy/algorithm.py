@@ -60,6 +60,8 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
     network_names: ClassVar[tuple[str, ...]] = ("actor", "critic", "critic_target")
     optimizer_names: ClassVar[tuple[str, ...]] = ("actor.optimizer", "critic.optimizer")
 
+    # Parameters that count something and cannot be zero
+    count_parameters: ClassVar[tuple[str, ...]] = ("batch_size", "n_steps")
     # Our own parameters that the replay buffer is to be told
     buffer_parameters: ClassVar[tuple[str, ...]] = ("sequence_length", "burn_in", "state_init", "refresh_states")
 
@@ -68,6 +70,7 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
     _last_episode_starts: np.ndarray
     _last_lstm_states: RNNStates
     _last_previous_actions: th.Tensor
+    _discounted_returns: np.ndarray
 
     def __init__(
         self,
@@ -98,9 +101,6 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
         own = set(self.buffer_parameters) & set(replay_buffer_kwargs or {})
         if own:
             raise ValueError(f"replay_buffer_kwargs has {sorted(own)}: pass them to {type(self).__name__} itself")
-        check_at_least_one(n_steps=n_steps)
-        if reward_scale != "auto" and not (isinstance(reward_scale, (int, float)) and reward_scale > 0):
-            raise ValueError(f"reward_scale={reward_scale!r} must be a positive number or 'auto'")
         if optimize_memory_usage:
             warnings.warn("optimize_memory_usage=True has no effect: observations are always stored once. Leave it out.")
 
@@ -134,9 +134,13 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
         self.max_grad_norm = max_grad_norm
         # Discounted returns since the last update, and the statistics of all before them
         self._new_returns: list[np.ndarray] = []
-        self._return_statistics = RunningMeanStd(shape=())
+        self._return_statistics = RunningMeanStd(epsilon=0.0, shape=())
 
     def _setup_model(self) -> None:
+        # Here and not in the constructor, which does not see what a loaded model is given in place of what was saved
+        check_at_least_one(**{name: getattr(self, name) for name in self.count_parameters})
+        if self.reward_scale != "auto" and not (isinstance(self.reward_scale, (int, float)) and self.reward_scale > 0):
+            raise ValueError(f"reward_scale={self.reward_scale!r} must be a positive number or 'auto'")
         own_policy = self.policy_aliases["MlpLstmPolicy"]
         if isinstance(self.policy_class, type) and not issubclass(self.policy_class, own_policy):
             raise ValueError(
@@ -162,8 +166,8 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
             # Loaded with another number of environments: SB3 vectorises the noise of one anew
             self.action_noise = self.action_noise.base_noise
         initial_states = self.policy.initial_states(self.n_envs)
-        previous_actions = getattr(self, "_last_previous_actions", None)
-        if previous_actions is not None and len(previous_actions) == self.n_envs:
+        episode = ("_last_lstm_states", "_last_previous_actions", "_discounted_returns")
+        if all(hasattr(self, name) for name in episode) and len(self._discounted_returns) == self.n_envs:
             # A loaded model can go on in the middle of an episode (load with force_reset=False)
             memory = self._last_lstm_states, self._last_previous_actions
             states, self._last_previous_actions = tree_map(lambda tensor: tensor.to(self.device), memory)
@@ -236,6 +240,8 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
             self._store_transition(
                 replay_buffer, step["buffer_actions"], step["new_obs"], step["rewards"], step["dones"], step["infos"]
             )
+            self._update_info_buffer(step["infos"], step["dones"])
+            self._episode_num += int(step["dones"].sum())
         return rollout
 
     def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
@@ -245,17 +251,21 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
 
         :param path: path to the pickled replay buffer
         :param truncate_last_traj: without effect, for compatibility
-        :raises ValueError: if the file holds another kind of buffer, or one for another number of environments; the present
-            buffer stays in place
+        :raises ValueError: if the file holds another kind of buffer, or one recorded with other settings; the present buffer
+            stays in place
         """
         loaded = load_from_pkl(path, self.verbose)
         if not isinstance(loaded, RecurrentSequenceReplayBuffer):
             raise ValueError(f"{path} holds a {type(loaded).__name__}, not a RecurrentSequenceReplayBuffer")
-        if loaded.n_envs != self.n_envs:
-            raise ValueError(
-                f"{path} was recorded with n_envs={loaded.n_envs}, this model has {self.n_envs}: load it "
-                "into a model with as many"
-            )
+        for name in ("n_envs", "observation_space", "action_space", *RecurrentSequenceReplayBuffer.settings):
+            recorded, present = getattr(loaded, name), getattr(self.replay_buffer, name)
+            if recorded != present:
+                raise ValueError(
+                    f"{path} was recorded with {name}={recorded}, this model has {name}={present}: load it into a model with "
+                    f"{name}={recorded}, or go on without it"
+                )
+        if loaded.allocated:
+            loaded.check_states(self.policy.initial_states(self.n_envs))
         loaded.device = self.device
         self.replay_buffer = loaded
         self._last_obs = None
@@ -313,8 +323,11 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
         if self._n_updates % UPDATES_PER_DIAGNOSIS != 0:
             return
         self.logger.record("train/padding", 1.0 - samples.mask.mean().item())
+        # Looking on must not change running statistics
+        self.policy.set_training_mode(False)
         for name, value in state_staleness(self.policy.valuing, samples, latents.detach(), self.replay_buffer).items():
             self.logger.record(f"train/delta_q_{name}", value)
+        self.policy.set_training_mode(True)
         for name, value in self.replay_buffer.priority_statistics().items():
             self.logger.record(f"train/priority_{name}", value)
 
@@ -342,13 +355,15 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
         if self.reward_scale != "auto":
             return float(self.reward_scale)
         self._update_return_statistics()
-        deviation = float(np.sqrt(self._return_statistics.var))
-        # All returns alike so far: nothing to scale by
-        return 1.0 / deviation if deviation > 0.0 else 1.0
+        mean, deviation = float(self._return_statistics.mean), float(np.sqrt(self._return_statistics.var))
+        # Rounding apart, all returns were alike so far: nothing to scale by
+        return 1.0 / deviation if deviation > 1e-6 * abs(mean) else 1.0
 
     def _minimize(self, loss: th.Tensor, optimizer: th.optim.Optimizer) -> None:
         """One step on the parameters of ``optimizer``; no other parameter gets a gradient."""
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        parameters = [
+            parameter for group in optimizer.param_groups for parameter in group["params"] if parameter.requires_grad
+        ]
         optimizer.zero_grad()
         loss.backward(inputs=parameters)
         if self.max_grad_norm is not None:
@@ -372,12 +387,14 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
         :param args: passed on
         :param kwargs: passed on; settings of the algorithm among them replace the saved ones
         :return: new model instance with loaded parameters
-        :raises ValueError: if the file holds no complete model of this class
+        :raises ValueError: if the file holds no complete model of this class, or one that what is passed on does not fit
         """
         try:
             return super().load(path, *args, **kwargs)
-        except AssertionError as error:
-            raise ValueError(f"{path} holds no complete model of {cls.__name__}: {error}") from error
+        except (AssertionError, KeyError) as error:
+            # What does not fit makes SB3 look for the optimizer of an older file, which is not there either
+            reason = error.__context__ if isinstance(error.__context__, ValueError) else error
+            raise ValueError(f"{path} cannot be loaded as {cls.__name__}: {reason}") from error
 
     def save(self, path: Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
         """

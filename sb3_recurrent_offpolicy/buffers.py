@@ -1,7 +1,6 @@
 """The replay buffer: which stretches of the recorded time become the sequences of a batch."""
 
-import math
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch as th
@@ -17,6 +16,10 @@ from sb3_recurrent_offpolicy.type_aliases import BurnIn, RecurrentSequenceSample
 # Without a sequence length to derive it from (whole episodes), states are only needed where a ring has cut an episode's
 # head off
 WHOLE_EPISODE_STRIDE = 16
+
+
+def _divisor_up_to_a_quarter(length: int) -> int:
+    return max(divisor for divisor in range(1, max(length // 4, 1) + 1) if length % divisor == 0)
 
 
 class _Pieces(NamedTuple):
@@ -67,8 +70,8 @@ class RecurrentSequenceReplayBuffer(StepRing):
     :param state_init: "stored" begins a sequence with the memory that acted there (Kapturowski et al. 2019, R2D2),
         "zero" with zeros
     :param stride: steps between possible sequence starts, a divisor of ``sequence_length``. Memory for states is divided by
-        it. Default: about a quarter of ``sequence_length``, so that a step is met in four different positions;
-        ``sequence_length`` itself is the coarsest lattice
+        it. Default: the largest divisor up to a quarter of ``sequence_length`` (1 for a prime), so that a step is met in four
+        or more different positions; ``sequence_length`` itself is the coarsest lattice
     :param priority_alpha: draw windows in proportion to their priority to this power (Schaul et al. 2016; 0.9 in R2D2);
         0 draws uniformly. Priorities come from :meth:`update_priorities`
     :param priority_eta: the priority of a window is eta times the largest plus (1 - eta) times the mean absolute
@@ -77,6 +80,18 @@ class RecurrentSequenceReplayBuffer(StepRing):
     :param refresh_states: let :meth:`write_states` replace stored states by those that burn-in has recomputed
     :raises ValueError: for impossible settings, naming parameter, value and remedy
     """
+
+    # In which a loaded buffer must agree with the one it replaces
+    settings: ClassVar[tuple[str, ...]] = (
+        "sequence_length",
+        "burn_in",
+        "state_init",
+        "stride",
+        "priority_alpha",
+        "priority_eta",
+        "importance_beta",
+        "refresh_states",
+    )
 
     def __init__(
         self,
@@ -112,9 +127,7 @@ class RecurrentSequenceReplayBuffer(StepRing):
         if state_init not in ("stored", "zero"):
             raise ValueError(f"state_init={state_init!r} must be 'stored' or 'zero'")
         if stride is None:
-            stride = (
-                WHOLE_EPISODE_STRIDE if sequence_length is None else math.gcd(sequence_length, max(sequence_length // 4, 1))
-            )
+            stride = WHOLE_EPISODE_STRIDE if sequence_length is None else _divisor_up_to_a_quarter(sequence_length)
         if stride < 1 or (sequence_length or stride) % stride != 0:
             raise ValueError(
                 f"stride={stride} must be a positive divisor of sequence_length={sequence_length}, "

@@ -11,7 +11,6 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
-from sb3_recurrent_offpolicy.checks import check_at_least_one
 from sb3_recurrent_offpolicy.networks import RecurrentQNetwork
 from sb3_recurrent_offpolicy.policies import (
     R2D2CnnGruPolicy,
@@ -94,6 +93,7 @@ class R2D2(RecurrentOffPolicyAlgorithm):
 
     network_names = ("q_net", "q_net_target")
     optimizer_names = ("policy.optimizer",)
+    count_parameters = (*RecurrentOffPolicyAlgorithm.count_parameters, "target_update_interval")
     buffer_parameters = (
         *RecurrentOffPolicyAlgorithm.buffer_parameters,
         "priority_alpha",
@@ -186,7 +186,6 @@ class R2D2(RecurrentOffPolicyAlgorithm):
             sde_support=False,
             supported_action_spaces=(spaces.Discrete,),
         )
-        check_at_least_one(target_update_interval=target_update_interval)
         if exploration_ladder is not None and not (0 <= exploration_ladder[0] <= 1 and exploration_ladder[1] >= 0):
             raise ValueError(
                 f"exploration_ladder={exploration_ladder} must be (epsilon, alpha) with epsilon between 0 and 1 and alpha not "

@@ -8,10 +8,10 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from stable_baselines3.common.save_util import load_from_zip_file
+from stable_baselines3.common.type_aliases import GymEnv, Schedule, TensorDict
 
 from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
-from sb3_recurrent_offpolicy.checks import check_at_least_one
 from sb3_recurrent_offpolicy.networks import CategoricalActor, RecurrentCritic, SquashedGaussianActor
 from sb3_recurrent_offpolicy.policies import (
     RecurrentSACPolicy,
@@ -84,6 +84,8 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
     :param _init_setup_model: whether or not to build the network at the creation of the instance
     :raises ValueError: if ``ent_coef`` or ``target_entropy`` is neither a number nor "auto" with an optional number
     """
+
+    count_parameters = (*RecurrentOffPolicyAlgorithm.count_parameters, "target_update_interval")
 
     policy: RecurrentSACPolicy
     actor: SquashedGaussianActor | CategoricalActor
@@ -169,7 +171,6 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
             max_grad_norm=max_grad_norm,
             supported_action_spaces=(spaces.Box, spaces.Discrete),
         )
-        check_at_least_one(target_update_interval=target_update_interval)
         self.ent_coef = ent_coef
         self.target_update_interval = target_update_interval
         self.target_entropy = target_entropy
@@ -196,6 +197,28 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
             self.ent_coef_optimizer = th.optim.Adam([self.log_ent_coef], lr=self.lr_schedule(1))
         else:
             self.ent_coef_tensor = th.tensor(initial_value, device=self.device)
+
+    def set_parameters(
+        self, load_path_or_dict: str | TensorDict, exact_match: bool = True, device: th.device | str = "auto"
+    ) -> None:
+        """
+        Load parameters from a given zip-file or a nested dictionary; parameters as in SB3.
+
+        :param load_path_or_dict: location of the saved data (path or file-like), or the dictionary itself
+        :param exact_match: whether each module must be given
+        :param device: device on which the code should run
+        :raises ValueError: if the temperature was learned there and is fixed here, or the reverse
+        """
+        parameters: Any = load_path_or_dict
+        if not isinstance(parameters, dict):
+            _, parameters, _ = load_from_zip_file(parameters, load_data=False, device=device)
+        learned = "ent_coef_optimizer" in parameters
+        if exact_match and learned != (self.ent_coef_optimizer is not None):
+            raise ValueError(
+                f"ent_coef={self.ent_coef!r} does not fit a temperature that was {'learned' if learned else 'fixed'}: choose "
+                f"{'auto' if learned else 'a number'}"
+            )
+        super().set_parameters(parameters, exact_match, device)
 
     def _resolve_target_entropy(self) -> float:
         if isinstance(self.action_space, spaces.Discrete):
@@ -300,7 +323,10 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
         state_dicts, tensors = super()._get_torch_save_params()
         if self.ent_coef_optimizer is not None:
             return [*state_dicts, "ent_coef_optimizer"], [*tensors, "log_ent_coef"]
-        return state_dicts, [*tensors, "ent_coef_tensor"]
+        return state_dicts, tensors
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "ent_coef_tensor"]
 
 
 def _parse_auto(name: str, value: str | float, default: float) -> tuple[bool, float]:

@@ -141,7 +141,11 @@ class StepRing(ReplayBuffer):
             parts.append(tuple(arrays))
         return RNNStates(parts[0], parts[-1])
 
-    def _check_states(self, lstm_states: RNNStates) -> None:
+    def check_states(self, lstm_states: RNNStates) -> None:
+        """
+        :param lstm_states: memory states of a policy, one per environment
+        :raises ValueError: if they are of other shapes than the stored ones
+        """
         shapes = self._shapes(lstm_states)
         if shapes != self._state_shapes:
             raise ValueError(
@@ -187,7 +191,7 @@ class StepRing(ReplayBuffer):
             self._allocate(lstm_states)
         row = self.n_added % self.buffer_size
         if self.state_init == "stored" and self.n_added % self.stride == 0:
-            self._check_states(lstm_states)
+            self.check_states(lstm_states)
             self.states[self._slot(self.n_added)] = self._pack(lstm_states)
         if self.n_added >= self.buffer_size:
             for env in range(self.n_envs):

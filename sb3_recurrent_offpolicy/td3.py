@@ -72,6 +72,7 @@ class RecurrentTD3(RecurrentOffPolicyAlgorithm):
     """
 
     network_names = ("actor", "actor_target", "critic", "critic_target")
+    count_parameters = (*RecurrentOffPolicyAlgorithm.count_parameters, "policy_delay")
 
     policy: RecurrentTD3Policy
     actor: DeterministicActor

@@ -7,6 +7,7 @@ Called by the start-up hook ``sb3_recurrent_offpolicy_zoo``. Without the hook, t
 """
 
 import importlib
+import inspect
 import runpy
 import sys
 from functools import wraps
@@ -60,7 +61,7 @@ def _ship_hyperparams(manager: Any) -> None:
         config = Path(self.config)
         shipped = HYPERPARAMS / config.name
         # RL Zoo's own default path, at which it has no file for our algorithms, or a bare name; a file that is there wins
-        may_be_ours = config.parent.name in ("hyperparams", "")
+        may_be_ours = config.parent in (Path(inspect.getfile(manager)).parent / "hyperparams", Path())
         if may_be_ours and not config.exists() and shipped.exists():
             self.config = str(shipped)
         return original(self)

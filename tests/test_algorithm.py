@@ -173,6 +173,8 @@ def test_a_callback_that_stops_loses_nothing(wrap: Any) -> None:
     assert stopped.num_timesteps == stopped.replay_buffer.size() == 31
     stopped.learn(29, reset_num_timesteps=False)
     straight = model_on(random_envs(1, (9,)), **settings).learn(60)
+    at_an_end = model_on(random_envs(1, (9,)), **settings).learn(100, callback=wrap(StopAt(18)))
+    assert at_an_end._episode_num == len(at_an_end.ep_info_buffer) == 2
     for name in ("observations", "actions", "episode_steps", "states"):
         np.testing.assert_array_equal(getattr(stopped.replay_buffer, name), getattr(straight.replay_buffer, name))
 
@@ -392,6 +394,8 @@ def test_logged_values(algorithm: type[RecurrentOffPolicyAlgorithm], tmp_path: A
         (dict(sequence_length=0), "sequence_length=0"),
         (dict(burn_in=-1), "burn_in=-1"),
         (dict(n_steps=0), "n_steps=0"),
+        (dict(batch_size=0), "batch_size=0"),
+        (dict(policy_delay=0), "policy_delay=0"),
         (dict(reward_scale=-1.0), "reward_scale=-1.0 must be a positive number or 'auto'"),
         (dict(reward_scale="big"), "reward_scale='big'"),
         (dict(replay_buffer_class=HerReplayBuffer), "replay_buffer_class=HerReplayBuffer .* leave it None"),

@@ -286,6 +286,11 @@ def test_impossible_settings(kwargs: dict[str, Any], message: str) -> None:
         make_buffer(100, **kwargs)
 
 
+@pytest.mark.parametrize(("length", "stride"), [(1, 1), (6, 1), (13, 1), (16, 4), (21, 3), (25, 5), (32, 8), (50, 10)])
+def test_the_default_stride_is_about_a_quarter(length: int, stride: int) -> None:
+    assert make_buffer(400, sequence_length=length).stride == stride
+
+
 def test_buffer_smaller_than_a_sequence() -> None:
     buffer = make_buffer(40, 2, sequence_length=16, burn_in=8)
     with pytest.raises(ValueError, match=r"buffer_size=40 keeps 20 steps .* raise buffer_size to 50"):

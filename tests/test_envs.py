@@ -314,6 +314,9 @@ def test_mask_observation() -> None:
         assert whole[0][[0, 2]].tolist() == whole[1].tolist() == whole[2].tolist()
         whole = [env.step(0)[0] for env in (plain, kept, dropped)]
 
+    named_by_an_array = MaskObservation(RandomEnv(space, spaces.Discrete(2)), keep=np.array([0]))
+    assert named_by_an_array.observation_space == spaces.Box(space.low[[0]], space.high[[0]], dtype=np.int16)
+
     for how in (dict(drop=["speed"]), dict(keep=["image", "gear"])):
         masked = MaskObservation(RandomEnv(PARTS, spaces.Discrete(2)), **how)
         assert masked.observation_space == spaces.Dict(image=PARTS["image"], gear=PARTS["gear"])

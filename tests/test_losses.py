@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch as th
 
-from sb3_recurrent_offpolicy import R2D2
+from sb3_recurrent_offpolicy import R2D2, RecurrentSAC
 from sb3_recurrent_offpolicy.networks import HistoryEncoder
 from tests.models import ACTOR_CRITICS, SAC, TD3, VARIANTS, LinearExtractor, Variant, losses, optimizers, random_env_model
 
@@ -158,11 +158,46 @@ def test_reward_scale() -> None:
     th.testing.assert_close(fixed._sample_sequences(8).rewards, 0.5 * raw)
 
 
-def test_reward_scale_of_rewards_that_are_all_zero() -> None:
-    model = random_env_model(SAC, reward_scale="auto")
-    model._new_returns = [np.zeros(3)]
-    model._return_statistics.var = np.zeros(())
-    assert np.isfinite(model._reward_factor())
+@pytest.mark.parametrize("value", [0.0, 0.1, -5.0])
+def test_rewards_are_not_scaled_by_the_rounding_of_equal_returns(value: float) -> None:
+    model = RecurrentSAC("MlpLstmPolicy", "Pendulum-v1")
+    assert model._reward_factor() == 1.0, "no return yet"
+    for _ in range(50):
+        model._new_returns = [np.full(3, value)] * 7
+        assert model._reward_factor() == 1.0
+    model._new_returns = [np.full(3, value + 1)] * 350
+    assert model._reward_factor() == pytest.approx(2.0)
+
+
+class BatchNormExtractor(LinearExtractor):
+    """A features extractor with running statistics, and with a layer that is not to be trained."""
+
+    def __init__(self, observation_space: Any):
+        super().__init__(observation_space)
+        self.linear.requires_grad_(False)
+        self.norm = th.nn.BatchNorm1d(self.features_dim)
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        return self.norm(super().forward(observations))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_extractors_may_be_frozen_and_diagnosis_leaves_their_statistics(
+    variant: Variant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    for every in (1, 1000):
+        monkeypatch.setattr("sb3_recurrent_offpolicy.algorithm.UPDATES_PER_DIAGNOSIS", every)
+        model = random_env_model(variant, policy_kwargs=dict(features_extractor_class=BatchNormExtractor), max_grad_norm=1.0)
+        model.train(1, 8)
+        extractor = model.policy.valuing.encoder.features_extractor
+        before = extractor.linear.weight.clone(), extractor.norm.weight.clone()
+        model.train(2, 8)
+        assert th.equal(extractor.linear.weight, before[0]) and not th.equal(extractor.norm.weight, before[1])
+        assert ("train/delta_q_last" in model.logger.name_to_value) == (every == 1)
+        seen.append((extractor.norm.num_batches_tracked, extractor.norm.running_mean))
+    for watched, unwatched in zip(*seen, strict=True):
+        assert th.equal(watched, unwatched)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

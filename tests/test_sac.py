@@ -229,6 +229,20 @@ def test_bad_settings() -> None:
         RecurrentSAC("MlpLstmPolicy", "Pendulum-v1", target_update_interval=0)
 
 
+def test_a_fixed_temperature_can_be_changed_when_loading(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "model.zip"
+    random_env_model(SAC, ent_coef=0.2).save(path)
+    assert float(RecurrentSAC.load(path, ent_coef=0.7).ent_coef_tensor) == pytest.approx(0.7)
+    with pytest.raises(ValueError, match=r"model\.zip .* ent_coef='auto' does not fit a temperature that was fixed"):
+        RecurrentSAC.load(path, ent_coef="auto")
+    learned = random_env_model(SAC)
+    with pytest.raises(ValueError, match="was fixed"):
+        learned.set_parameters(path)
+    learned.save(path)
+    with pytest.raises(ValueError, match=r"ent_coef=0\.7 does not fit a temperature that was learned: choose auto"):
+        RecurrentSAC.load(path, ent_coef=0.7)
+
+
 @pytest.mark.parametrize("variant", BOTH)
 @pytest.mark.parametrize("ent_coef", ["auto_0.4", 0.2])
 def test_temperature_is_saved_with_its_optimizer(variant: Variant, ent_coef: Any, tmp_path: pathlib.Path) -> None:

@@ -78,6 +78,18 @@ def test_settings_can_be_changed_when_loading(tmp_path: pathlib.Path) -> None:
     buffer = loaded.replay_buffer
     assert (buffer.burn_in, buffer.sequence_length, buffer.state_init, loaded.n_steps) == (3, 6, "zero", 4)
     loaded.learn(40)
+    for bad in (dict(n_steps=0), dict(reward_scale=-1.0), dict(policy_delay=0), dict(burn_in=-1)):
+        ((name, value),) = bad.items()
+        with pytest.raises(ValueError, match=f"{name}={value} must"):
+            RecurrentTD3.load(tmp_path / "model", **bad)
+
+
+def test_the_memory_of_the_running_episode_need_not_be_saved(tmp_path: pathlib.Path) -> None:
+    model = model_on(random_envs(2)).learn(30)
+    model.save(tmp_path / "model", exclude=["_last_lstm_states"])
+    loaded = RecurrentTD3.load(tmp_path / "model", env=random_envs(2))
+    assert not any(array.any() for array in loaded._last_lstm_states.pi)
+    loaded.learn(20, reset_num_timesteps=False)
 
 
 def test_a_run_continued_from_disk_is_the_run(tmp_path: pathlib.Path) -> None:
@@ -125,11 +137,21 @@ def test_foreign_replay_buffers_leave_ours_in_place(tmp_path: pathlib.Path) -> N
     with pytest.raises(ValueError, match="holds a ReplayBuffer, not a RecurrentSequenceReplayBuffer"):
         model.load_replay_buffer(tmp_path / "plain.pkl")
     model_on(random_envs(3)).save_replay_buffer(tmp_path / "three.pkl")
-    with pytest.raises(ValueError, match="n_envs=3, this model has 2"):
+    with pytest.raises(ValueError, match="n_envs=3, this model has n_envs=2"):
         model.load_replay_buffer(tmp_path / "three.pkl")
     save_to_pkl(tmp_path / "text.pkl", "text")
     with pytest.raises(ValueError, match="holds a str"):
         model.load_replay_buffer(tmp_path / "text.pkl")
+    kwargs: dict[str, Any]
+    for kwargs, message in (
+        (dict(sequence_length=6), "sequence_length=6, this model has sequence_length=4.*or go on without it"),
+        (dict(burn_in=1), "burn_in=1, this model has burn_in=0"),
+        (dict(replay_buffer_kwargs=dict(priority_alpha=0.5)), r"priority_alpha=0\.5, this model has priority_alpha=0\.0"),
+        (dict(policy_kwargs=dict(lstm_hidden_size=8)), "a policy with another memory"),
+    ):
+        model_on(random_envs(2), **kwargs).learn(41).save_replay_buffer(tmp_path / "other.pkl")
+        with pytest.raises(ValueError, match=message):
+            model.load_replay_buffer(tmp_path / "other.pkl")
     assert model.replay_buffer is ours
     model.learn(10, reset_num_timesteps=False)
 
@@ -156,6 +178,8 @@ def test_foreign_zips(tmp_path: pathlib.Path) -> None:
     model_on(random_envs(1)).save(tmp_path / "ours")
     with pytest.raises(ValueError, match="RecurrentTD3Policy is no policy of RecurrentSAC"):
         RecurrentSAC.load(tmp_path / "ours")
+    with pytest.raises(ValueError, match=r"ours cannot be loaded as R2D2: .*only supports"):
+        R2D2.load(tmp_path / "ours", env=random_envs(1))
 
 
 def test_corrupted_zips(tmp_path: pathlib.Path) -> None:

@@ -193,8 +193,9 @@ def test_a_file_of_the_users_wins_and_may_name_our_wrappers(algo: str, tmp_path:
 
 def test_a_file_of_the_users_that_is_missing_is_an_error(tmp_path: Path) -> None:
     common = ("--algo", "recurrent_td3", "--env", ENV, "-f", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=r"missing\.yml"):
-        zoo("train", *common, "-conf", str(tmp_path / "missing.yml"), *SHORT)
+    for name in ("missing.yml", "hyperparams/recurrent_td3.yml"):
+        with pytest.raises(FileNotFoundError, match=name):
+            zoo("train", *common, "-conf", str(tmp_path / name), *SHORT)
 
 
 @pytest.mark.parametrize("arguments", [[], ["--conf-file", "r2d2_paper.yml"]], ids=["atari", "paper"])

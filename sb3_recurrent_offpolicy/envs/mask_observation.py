@@ -4,10 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 from gymnasium import spaces
 
 from sb3_recurrent_offpolicy.checks import check_exactly_one_given
 from sb3_recurrent_offpolicy.envs.boxes import flat_box
+
+Names = Sequence[int | str] | np.ndarray
 
 
 class MaskObservation(gym.ObservationWrapper[Any, Any, Any], gym.utils.RecordConstructorArgs):
@@ -21,7 +24,7 @@ class MaskObservation(gym.ObservationWrapper[Any, Any, Any], gym.utils.RecordCon
     :raises ValueError: if both or none are given, a name is unknown, nothing is left, or the observation is of another kind
     """
 
-    def __init__(self, env: gym.Env, keep: Sequence[int | str] | None = None, drop: Sequence[int | str] | None = None):
+    def __init__(self, env: gym.Env, keep: Names | None = None, drop: Names | None = None):
         gym.utils.RecordConstructorArgs.__init__(self, keep=keep, drop=drop)
         super().__init__(env)
         check_exactly_one_given(keep=keep, drop=drop)
@@ -29,7 +32,8 @@ class MaskObservation(gym.ObservationWrapper[Any, Any, Any], gym.utils.RecordCon
         names: list[Any] = (
             list(space.spaces) if isinstance(space, spaces.Dict) else list(range(spaces.flatdim(flat_box(space))))
         )
-        named = set(keep or drop or ())
+        given: Any = drop if keep is None else keep
+        named = set(given)
         if unknown := named.difference(names):
             raise ValueError(f"keep={keep}, drop={drop}: {unknown} not in the observation, choose from {names}")
         self.kept = [name for name in names if (name in named) == (drop is None)]
