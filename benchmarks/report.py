@@ -113,9 +113,9 @@ def report(env_id: str) -> list[list[str]]:
     rows = [row(algo, results, of_mean[algo]) for algo, results in runs.items()]
     timed = []
     for cells, results in zip(rows, runs.values(), strict=True):
-        seconds = np.mean([result["training_seconds"] for result in results])
+        steps, seconds = (np.mean([result[name] for result in results]) for name in ("steps", "training_seconds"))
         reached = " ".join(seconds_to(task.threshold, result["curve"]) for result in results)
-        timed.append([*cells, f"{seconds:.0f} s, {results[0]['steps'] / seconds:.0f} steps/s", reached])
+        timed.append([*cells, f"{seconds:.0f} s, {steps / seconds:.0f} steps/s", reached])
     error = max(result["standard_error"] for results in runs.values() for result in results)
     what = f"return from step {task.scored_from} on" if task.scored_from else "return"
     lines = [
