@@ -145,6 +145,8 @@ def main() -> None:
                 for settings in variations(env_id).values():
                     run(STUDIES[env_id].algo, env_id, seed, settings, ABLATIONS)
     studied = [env_id for env_id in STUDIES if (ABLATIONS / env_id).exists()]
+    if not studied:
+        parser.error("no study has results yet; run without --report")
     figure, panels = plt.subplots(1, len(studied), figsize=(6.5 * len(studied), 5), layout="constrained", squeeze=False)
     for env_id, axes in zip(studied, panels.flat, strict=True):
         report(env_id, axes)

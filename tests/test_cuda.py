@@ -1,5 +1,6 @@
 """The same on a GPU, where there is one."""
 
+import itertools
 import pathlib
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 
-from sb3_recurrent_offpolicy import RecurrentSAC, RecurrentTD3
+from sb3_recurrent_offpolicy import R2D2, RecurrentSAC, RecurrentTD3
 from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
 from tests.test_algorithm import noise, random_envs
 from tests.test_policies import observations, roll
@@ -18,26 +19,28 @@ pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not th.cuda.is_available(), r
 KWARGS: dict[str, Any] = dict(
     sequence_length=4, burn_in=2, n_steps=2, learning_starts=20, train_freq=4, batch_size=8, buffer_size=1000, seed=0
 )
+ACTORS_AND_CRITICS: list[dict[str, Any]] = [
+    dict(algorithm=RecurrentTD3, action_noise=noise()),
+    dict(algorithm=RecurrentSAC, use_sde=True),
+    dict(algorithm=RecurrentSAC, env=random_envs(2, action_space=spaces.Discrete(3))),
+]
+VALUES_ONLY: list[dict[str, Any]] = [dict(algorithm=R2D2, env=random_envs(2, action_space=spaces.Discrete(3)))]
+SHARED_MEMORY = dict(shared_lstm=True, enable_critic_lstm=False, n_lstm_layers=2)
 
 
 @pytest.mark.parametrize("policy", ["MlpLstmPolicy", "MlpGruPolicy"])
-@pytest.mark.parametrize("policy_kwargs", [{}, dict(shared_lstm=True, enable_critic_lstm=False, n_lstm_layers=2)])
 @pytest.mark.parametrize(
-    ("algorithm", "kwargs"),
+    ("kwargs", "policy_kwargs"),
     [
-        (RecurrentTD3, dict(action_noise=noise())),
-        (RecurrentSAC, dict(use_sde=True)),
-        (RecurrentSAC, dict(env=random_envs(2, action_space=spaces.Discrete(3)))),
+        *itertools.product(ACTORS_AND_CRITICS, [{}, SHARED_MEMORY]),
+        *itertools.product(VALUES_ONLY, [{}, dict(n_lstm_layers=2)]),
     ],
 )
 def test_trains_on_the_gpu_and_loads_on_the_cpu(
-    policy: str,
-    policy_kwargs: dict[str, Any],
-    algorithm: type[RecurrentOffPolicyAlgorithm],
-    kwargs: dict[str, Any],
-    tmp_path: pathlib.Path,
+    policy: str, kwargs: dict[str, Any], policy_kwargs: dict[str, Any], tmp_path: pathlib.Path
 ) -> None:
     settings: dict[str, Any] = dict(env=random_envs(2), device="cuda", policy_kwargs=policy_kwargs) | KWARGS | kwargs
+    algorithm: type[RecurrentOffPolicyAlgorithm] = settings.pop("algorithm")
     model: Any = algorithm(policy, **settings)
     model.learn(200)
     assert model._sample_sequences(4).rewards.device.type == "cuda"
