@@ -22,6 +22,7 @@ from benchmarks.tasks import TASKS
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 HAVE_NO_MEMORY = {*MEMORYLESS, "dqn"}
 Result = dict[str, Any]
@@ -94,6 +95,9 @@ def draw_curves(env_id: str, runs: dict[str, list[Result]], path: Path) -> None:
             axes.grid(alpha=0.3)
     by_steps.set(xlabel="environment steps", ylabel="return")
     by_seconds.set(xlabel="seconds of training", xscale="log")
+    by_seconds.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    by_seconds.xaxis.set_major_formatter(ScalarFormatter())
+    by_seconds.xaxis.set_minor_formatter(NullFormatter())
     figure.suptitle(f"{env_id}: mean of the seeds and its 95 % interval")
     figure.legend(frameon=False, loc="outside lower center", ncols=3)
     figure.savefig(path, dpi=120)
