@@ -60,7 +60,8 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
     :param target_update_interval: update the target network every this many updates
     :param target_entropy: target entropy when learning ``ent_coef``: a number in nats, "auto", or "auto_0.3" for 0.3 times the
         reference. The reference is minus the number of action dimensions for Box and the entropy log(n) of the uniform
-        policy for Discrete, of which "auto" means 1 and 0.5 times
+        policy for Discrete, of which "auto" means 1 and 0.5 times. For less random actions "auto_2" with Box, "auto_0.3"
+        with Discrete
     :param use_sde: explore by generalized state-dependent noise (gSDE), one noise function per environment. Box actions only
     :param sde_sample_freq: sample new noise functions every n steps when using gSDE; -1: at the beginning of a rollout only,
         which with ``train_freq=1`` is every step
@@ -82,7 +83,8 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
         return, as ``VecNormalize`` does, so that the defaults, ``ent_coef`` above all, fit rewards of any size
     :param max_grad_norm: clip the gradients of actor and critic to this norm each, None not to
     :param _init_setup_model: whether or not to build the network at the creation of the instance
-    :raises ValueError: if ``ent_coef`` or ``target_entropy`` is neither a number nor "auto" with an optional number
+    :raises ValueError: if ``ent_coef`` or ``target_entropy`` is neither a number nor "auto" with an optional number, or
+        ``target_entropy`` is more than the actions can have
     """
 
     count_parameters = (*RecurrentOffPolicyAlgorithm.count_parameters, "target_update_interval")
@@ -222,11 +224,21 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
 
     def _resolve_target_entropy(self) -> float:
         if isinstance(self.action_space, spaces.Discrete):
-            reference, default = float(np.log(self.action_space.n)), DISCRETE_ENTROPY_RATIO
+            largest = float(np.log(self.action_space.n))
+            reference, default = largest, DISCRETE_ENTROPY_RATIO
         else:
-            reference, default = -float(np.prod(self.action_space.shape)), 1.0  # type: ignore[arg-type]
+            n_dimensions = float(np.prod(self.action_space.shape))  # type: ignore[arg-type]
+            # Of the uniform distribution on [-1, 1], in which actions are learned
+            largest = n_dimensions * float(np.log(2))
+            reference, default = -n_dimensions, 1.0
         automatic, value = _parse_auto("target_entropy", self.target_entropy, default)
-        return value * reference if automatic else value
+        resolved = value * reference if automatic else value
+        if resolved > largest:
+            raise ValueError(
+                f"target_entropy={self.target_entropy!r} asks for {resolved:.4g} nats, but actions of {self.action_space} "
+                f"have {largest:.4g} at most, and ent_coef would grow for ever: lower it"
+            )
+        return resolved
 
     def train(self, gradient_steps: int, batch_size: int = 16) -> None:
         # Switch to train mode (this affects batch norm / dropout)

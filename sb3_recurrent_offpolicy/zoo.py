@@ -113,7 +113,7 @@ def sample_recurrent_sac_params(
     Search space of RecurrentSAC for ``rl_zoo3.train -optimize``.
 
     :param trial: the Optuna trial
-    :param n_actions: number of action dimensions
+    :param n_actions: number of action dimensions, 0 for Discrete actions
     :param n_envs: number of environments
     :param additional_args: what RL Zoo tells about hindsight replay, which recurrent replay excludes
     :return: keyword arguments of the algorithm
@@ -121,7 +121,9 @@ def sample_recurrent_sac_params(
     _suggest_shared(trial)
     trial.suggest_float("tau", 0.002, 0.05, log=True)
     trial.suggest_categorical("ent_coef", ["auto_1.0", "auto_0.1", "auto_0.01"])
-    trial.suggest_categorical("target_entropy", ["auto", "auto_0.5", "auto_0.25"])
+    # Fractions of the uniform policy's entropy, or multiples of a negative one: less random to the right
+    target_entropies = ["auto_0.5", "auto", "auto_2.0"] if n_actions else ["auto", "auto_0.25", "auto_0.1"]
+    trial.suggest_categorical("target_entropy", target_entropies)
     return convert_recurrent_params(trial.params)
 
 

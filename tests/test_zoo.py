@@ -230,13 +230,17 @@ def test_optimize_and_train_with_what_a_trial_found(algo: str, tmp_path: Path) -
     assert model.gamma == pytest.approx(1 - trials["params_one_minus_gamma"][1])
 
 
-@pytest.mark.parametrize("algo", ALGORITHMS)
-def test_the_search_space_makes_a_model(algo: str) -> None:
+# RL Zoo tells 0 where actions are Discrete
+@pytest.mark.parametrize(
+    ("algo", "n_actions"),
+    [("recurrent_td3", 1), ("recurrent_ddpg", 1), ("recurrent_sac", 1), ("recurrent_sac", 0), ("r2d2", 0)],
+)
+def test_the_search_space_makes_a_model(algo: str, n_actions: int) -> None:
     study = optuna.create_study()
     for _ in range(5):
         trial = study.ask()
-        hyperparams = SEARCH_SPACES[algo](trial, 1, 4, {})
-        env = ENVS.get(algo, ENV).replace("NoVel", "")
+        hyperparams = SEARCH_SPACES[algo](trial, n_actions, 4, {})
+        env = "Pendulum-v1" if n_actions else "CartPole-v1"
         model: Any = ALGORITHMS[algo](policy="MlpLstmPolicy", env=env, device="cpu", **hyperparams)
         converted = convert_recurrent_params(trial.params)
         assert converted["gamma"] == model.gamma
