@@ -60,7 +60,7 @@ TASKS = {
     "CartPoleNoVel-v1": Task(100, 5_000, 475, lambda env: np.array(env.unwrapped.state) * (1, 0, 1, 0)),
     "MountainCarContinuousNoVel-v0": Task(100, 5_000, 90, lambda env: np.array(env.unwrapped.state) * (1, 0)),
     "LunarLanderNoVel-v3": Task(100, 10_000, 200, _lunar_lander_without_velocities),
-    "LunarLanderContinuousNoVel-v3": Task(100, 10_000, 200, _lunar_lander_without_velocities),
+    "LunarLanderContinuousNoVel-v3": Task(100, 25_000, 200, _lunar_lander_without_velocities),
     # The cue at the first step only; the query is always that one bit
     "MemoryLength-v0": Task(200, 2_000, 1.0, lambda env: _memory_length(env.unwrapped)),
     "PassiveTMaze-v0": Task(200, 2_000, 1.0, lambda env: _passive_tmaze(env.unwrapped)),
