@@ -8,6 +8,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.type_aliases import GymEnv, Schedule, TensorDict
 
@@ -227,7 +228,7 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
             largest = float(np.log(self.action_space.n))
             reference, default = largest, DISCRETE_ENTROPY_RATIO
         else:
-            n_dimensions = float(np.prod(self.action_space.shape))  # type: ignore[arg-type]
+            n_dimensions = get_action_dim(self.action_space)
             # Of the uniform distribution on [-1, 1], in which actions are learned
             largest = n_dimensions * float(np.log(2))
             reference, default = -n_dimensions, 1.0
