@@ -41,6 +41,7 @@ from torch import nn
 
 from benchmarks.checkpoint import Checkpoint
 from benchmarks.tasks import TASKS, assert_state_is_hidden
+from benchmarks.timing import processor
 from sb3_recurrent_offpolicy.zoo import ALGORITHMS, HYPERPARAMS
 
 RESULTS = Path(__file__).parent / "results"
@@ -260,6 +261,7 @@ def run(
         "updates": model._n_updates,
         "training_seconds": curve.points[-1]["seconds"],
         "threads": th.get_num_threads(),
+        "processor": processor(),
         **{name.replace("return", "mean"): round(float(values.mean()), 2) for name, values in returns.items()},
         "standard_error": round(float(returns["return"].std() / np.sqrt(n_starts)), 2),
         "mean_with_memory_zeroed": round(float(zeroed.mean()), 2),

@@ -59,7 +59,7 @@ TASKS = {
     "PendulumVelocityOnly-v0": Task(1000, 2_000, -200, lambda env: _pendulum(env)[2:]),
     "CartPoleNoVel-v1": Task(100, 5_000, 475, lambda env: np.array(env.unwrapped.state) * (1, 0, 1, 0)),
     "MountainCarContinuousNoVel-v0": Task(100, 5_000, 90, lambda env: np.array(env.unwrapped.state) * (1, 0)),
-    "LunarLanderNoVel-v3": Task(100, 10_000, 200, _lunar_lander_without_velocities),
+    "LunarLanderNoVel-v3": Task(100, 20_000, 200, _lunar_lander_without_velocities),
     "LunarLanderContinuousNoVel-v3": Task(100, 25_000, 200, _lunar_lander_without_velocities),
     # The cue at the first step only; the query is always that one bit
     "MemoryLength-v0": Task(200, 2_000, 1.0, lambda env: _memory_length(env.unwrapped)),

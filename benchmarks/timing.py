@@ -78,13 +78,16 @@ def machine(device: str, threads: int) -> dict[str, Any]:
     return {
         "device": th.cuda.get_device_name() if device == "cuda" else "cpu",
         "threads": threads,
-        "processor": _processor(),
+        "processor": processor(),
         "torch": th.__version__,
         "command": " ".join([f"python -m benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
     }
 
 
-def _processor() -> str:
+def processor() -> str:
+    """
+    :return: its name, as far as the system tells
+    """
     try:
         with open("/proc/cpuinfo") as lines:
             return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
