@@ -52,7 +52,17 @@ EVALUATION_SEED, CURVE_SEED, CURVE_STARTS = 1_000_000, 2_000_000, 100
 MEMORYLESS: dict[str, tuple[type[BaseAlgorithm], str]] = {"td3": (TD3, "recurrent_td3"), "sac": (SAC, "recurrent_sac")}
 SHARED = ("learning_rate", "gamma", "tau", "n_steps", "learning_starts", "train_freq", "gradient_steps", "action_noise")
 # As RL Zoo has tuned them
-OTHERS: dict[str, type[BaseAlgorithm]] = {"dqn": DQN, "recurrent_ppo": RecurrentPPO}
+OTHERS: dict[str, tuple[type[BaseAlgorithm], str]] = {"dqn": (DQN, "dqn"), "recurrent_ppo": (RecurrentPPO, "ppo_lstm")}
+# What it has tuned them for, where that is another environment
+TUNED_FOR = {
+    "dqn": {"CartPoleNoVel-v1": "CartPole-v1", "LunarLanderNoVel-v3": "LunarLander-v3"},
+    "recurrent_ppo": {
+        "PendulumFlicker-v0": "PendulumNoVel-v1",
+        "PendulumVelocityOnly-v0": "PendulumNoVel-v1",
+        "LunarLanderNoVel-v3": "LunarLanderNoVel-v2",
+        "LunarLanderContinuousNoVel-v3": "LunarLanderContinuousNoVel-v2",
+    },
+}
 Wrapper = Callable[[gym.Env], gym.Env]
 NOISES = {"normal": NormalActionNoise, "ornstein-uhlenbeck": OrnsteinUhlenbeckActionNoise}
 # Logged by the algorithm, averaged from one point of the curve to the next
@@ -153,14 +163,10 @@ class Curve(BaseCallback):
 
 def stated_hyperparams(algo: str, env_id: str) -> dict[str, Any]:
     """As they stand in the file; the default where the environment has no entry, as in RL Zoo."""
-    if algo in OTHERS:
-        name = {"dqn": "dqn", "recurrent_ppo": "ppo_lstm"}[algo]
-        entries = yaml.safe_load((Path(rl_zoo3.__file__).parent / "hyperparams" / f"{name}.yml").read_text())
-        # RL Zoo has tuned DQN for environments whose velocities are seen
-        env_id = env_id.replace("NoVel", "") if algo == "dqn" else env_id
-    else:
-        _, name = MEMORYLESS.get(algo, (None, algo))
-        entries = yaml.safe_load((HYPERPARAMS / f"{name}.yml").read_text())
+    folder = Path(rl_zoo3.__file__).parent / "hyperparams" if algo in OTHERS else HYPERPARAMS
+    _, name = (MEMORYLESS | OTHERS).get(algo, (None, algo))
+    entries = yaml.safe_load((folder / f"{name}.yml").read_text())
+    env_id = TUNED_FOR.get(algo, {}).get(env_id, env_id)
     return entries.get(env_id, entries["default"])
 
 
@@ -209,7 +215,8 @@ def make_model(algo: str, env_id: str, seed: int, hyperparams: dict[str, Any]) -
     if algo in MEMORYLESS:
         algorithm, _ = MEMORYLESS[algo]
         return algorithm("MlpPolicy", **common, **{key: kwargs[key] for key in SHARED if key in kwargs}), n_steps
-    return (ALGORITHMS | OTHERS)[algo](**common, **kwargs), n_steps
+    algorithm = OTHERS[algo][0] if algo in OTHERS else ALGORITHMS[algo]
+    return algorithm(**common, **kwargs), n_steps
 
 
 def run(
