@@ -36,15 +36,18 @@ class Study(NamedTuple):
     :param algo: the algorithm
     :param n_timesteps: a little more than the tuned setting needs
     :param lengths: of sequences, the tuned one and others
+    :param settings: other differences from the tuned setting that all variations share
     """
 
     algo: str
     n_timesteps: int
     lengths: tuple[int, ...]
+    settings: tuple[str, ...] = ()
 
 
 STUDIES = {
-    "PendulumFlicker-v0": Study("recurrent_td3", 14_000, (32, 8, 64)),
+    # Run when the tuned learning rate did not decay yet
+    "PendulumFlicker-v0": Study("recurrent_td3", 14_000, (32, 8, 64), ("learning_rate=0.001",)),
     "PendulumNoVel-v1": Study("recurrent_sac", 10_000, (32, 8, 64)),
     "MemoryLength-v0": Study("r2d2", 12_000, (11, 4)),
 }
@@ -61,7 +64,8 @@ def variations(env_id: str) -> dict[str, list[str]]:
     zero_states = ["state_init=zero"]
     found = {}
     for length in study.lengths:
-        at_length = [f"n_timesteps={study.n_timesteps}", f"sequence_length={length}", f"batch_size={steps // length}"]
+        replay = [f"sequence_length={length}", f"batch_size={steps // length}"]
+        at_length = [f"n_timesteps={study.n_timesteps}", *study.settings, *replay]
         found[f"T {length}"] = at_length
         if length <= tuned:
             burn_in = [f"burn_in={min(length, tuned // 2)}"]
