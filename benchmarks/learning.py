@@ -49,10 +49,12 @@ CHECKPOINTS = Path("runs")
 EVALUATION_SEED, CURVE_SEED, CURVE_STARTS = 1_000_000, 2_000_000, 100
 
 # SB3's, each with the environments, exploration and number of updates of ours, its own batch and networks
-MEMORYLESS: dict[str, tuple[type[BaseAlgorithm], str]] = {"td3": (TD3, "recurrent_td3"), "sac": (SAC, "recurrent_sac")}
+MEMORYLESS: dict[str, type[BaseAlgorithm]] = {"td3": TD3, "sac": SAC}
 SHARED = ("learning_rate", "gamma", "tau", "n_steps", "learning_starts", "train_freq", "gradient_steps", "action_noise")
 # As RL Zoo has tuned them
-OTHERS: dict[str, tuple[type[BaseAlgorithm], str]] = {"dqn": (DQN, "dqn"), "recurrent_ppo": (RecurrentPPO, "ppo_lstm")}
+OTHERS: dict[str, type[BaseAlgorithm]] = {"dqn": DQN, "recurrent_ppo": RecurrentPPO}
+# Hyper-parameter files that are not named after the algorithm
+FILES = {"td3": "recurrent_td3", "sac": "recurrent_sac", "recurrent_ppo": "ppo_lstm"}
 # What it has tuned them for, where that is another environment
 TUNED_FOR = {
     "dqn": {"CartPoleNoVel-v1": "CartPole-v1", "LunarLanderNoVel-v3": "LunarLander-v3"},
@@ -164,8 +166,7 @@ class Curve(BaseCallback):
 def stated_hyperparams(algo: str, env_id: str) -> dict[str, Any]:
     """As they stand in the file; the default where the environment has no entry, as in RL Zoo."""
     folder = Path(rl_zoo3.__file__).parent / "hyperparams" if algo in OTHERS else HYPERPARAMS
-    _, name = (MEMORYLESS | OTHERS).get(algo, (None, algo))
-    entries = yaml.safe_load((folder / f"{name}.yml").read_text())
+    entries = yaml.safe_load((folder / f"{FILES.get(algo, algo)}.yml").read_text())
     env_id = TUNED_FOR.get(algo, {}).get(env_id, env_id)
     return entries.get(env_id, entries["default"])
 
@@ -213,10 +214,8 @@ def make_model(algo: str, env_id: str, seed: int, hyperparams: dict[str, Any]) -
         kwargs["action_noise"] = NOISES[noise](0 * action, kwargs.pop("noise_std") * action)
     common: dict[str, Any] = dict(env=env, seed=seed, device="cpu")
     if algo in MEMORYLESS:
-        algorithm, _ = MEMORYLESS[algo]
-        return algorithm("MlpPolicy", **common, **{key: kwargs[key] for key in SHARED if key in kwargs}), n_steps
-    algorithm = OTHERS[algo][0] if algo in OTHERS else ALGORITHMS[algo]
-    return algorithm(**common, **kwargs), n_steps
+        kwargs = {"policy": "MlpPolicy"} | {key: kwargs[key] for key in SHARED if key in kwargs}
+    return (ALGORITHMS | MEMORYLESS | OTHERS)[algo](**common, **kwargs), n_steps
 
 
 def run(

@@ -122,10 +122,11 @@ def report(env_id: str) -> list[list[str]]:
         timed.append([*cells, f"{seconds:.0f} s, {steps / seconds:.0f} steps/s", reached])
     error = max(result["standard_error"] for results in runs.values() for result in results)
     what = f"return from step {task.scored_from} on" if task.scored_from else "return"
-    processors = {result.get("processor", "another, not recorded") for results in runs.values() for result in results}
+    processors = {result.get("processor", "one not recorded") for results in runs.values() for result in results}
     lines = [
         f"Final models on {env_id}, mean {what} over {task.n_starts} fixed starts (standard error of each run up to "
-        f"{number(error)}). Training times depend on what ran beside, and on the processor: {', '.join(sorted(processors))}.",
+        f"{number(error)}). Training times depend on what ran beside, and on the processor: "
+        f"{' and '.join(sorted(processors))}.",
         "",
         *markdown([*HEADER, "training", f"to {task.threshold:g}, for good"], timed),
         "",

@@ -10,7 +10,7 @@ import yaml
 from stable_baselines3 import TD3
 
 from benchmarks.ablations import STUDIES, variations
-from benchmarks.learning import MEMORYLESS, OTHERS, make_model, run, score, scores, set_entry, stated_hyperparams
+from benchmarks.learning import MEMORYLESS, OTHERS, TUNED_FOR, make_model, run, score, scores, set_entry, stated_hyperparams
 from benchmarks.tasks import TASKS, assert_state_is_hidden
 from sb3_recurrent_offpolicy.zoo import ALGORITHMS, HYPERPARAMS
 
@@ -47,6 +47,11 @@ def test_ablations_differ_in_what_they_name(env_id: str) -> None:
         assert stated not in seen
         seen.append(stated)
     assert len(replayed) == 1
+
+
+@pytest.mark.parametrize(("algo", "env_id"), [(algo, env_id) for algo in TUNED_FOR for env_id in TUNED_FOR[algo]])
+def test_settings_of_others_are_tuned_ones(algo: str, env_id: str) -> None:
+    assert stated_hyperparams(algo, env_id) != stated_hyperparams(algo, "none has this name")
 
 
 @pytest.mark.parametrize("algo", [*MEMORYLESS, *OTHERS])
