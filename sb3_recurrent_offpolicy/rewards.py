@@ -1,0 +1,91 @@
+"""What rewards are multiplied by before they are learned from, so that one learning rate fits rewards of any size."""
+
+import math
+from collections import deque
+
+import numpy as np
+
+# Steps between two updates of the statistics where no update of a network asks for them
+STEPS_PER_UPDATE = 256
+# The past is forgotten in portions of this fraction of the replay buffer
+N_PORTIONS = 64
+# No return is scaled beyond this size; ``VecNormalize`` clips rewards there
+LARGEST_SCALED_RETURN = 10.0
+# The factor rises by this ratio per update at most
+LARGEST_RISE = 1.01
+
+
+class RewardNormalizer:
+    """
+    Divide rewards by the deviation of the discounted returns that the replay buffer holds.
+
+    As in ``VecNormalize``, the return is accumulated forwards, G_t = gamma G_{t-1} + r_t, and restarts with every episode.
+    Three things differ, because a critic has learned on the scale of yesterday. Statistics cover the steps in the replay
+    buffer, so that an outlier is forgotten when it is overwritten. No return becomes larger than 10: one success in many
+    thousand steps has hardly any deviation, and dividing by it would make a single reward of 1 a reward of 100. And the
+    factor rises by 1 % per update at most; it falls at once, because a reward that is too large does harm.
+
+    :param n_envs: number of environments
+    :param n_rows: steps of each environment that the replay buffer keeps
+    """
+
+    def __init__(self, n_envs: int, n_rows: int):
+        self.n_rows = n_rows
+        self.factor = 1.0
+        self._is_set = False
+        # Count, sum, sum of squares and largest size of the returns in each portion; the last one grows
+        self._portions: deque[np.ndarray] = deque()
+        self._new_returns: list[np.ndarray] = []
+        self.begin_episodes(n_envs)
+
+    def begin_episodes(self, n_envs: int) -> None:
+        """
+        :param n_envs: number of environments, in all of which an episode begins
+        """
+        self._returns = np.zeros(n_envs)
+
+    def add(self, rewards: np.ndarray, episode_starts: np.ndarray, gamma: float) -> None:
+        """
+        :param rewards: of one step of each environment, (n_envs,)
+        :param episode_starts: whether an episode began with this step, (n_envs,)
+        :param gamma: discount factor
+        """
+        self._returns = gamma * self._returns * ~episode_starts + rewards
+        self._new_returns.append(self._returns)
+        if len(self._new_returns) >= STEPS_PER_UPDATE:
+            self._count_new_returns()
+
+    def update(self) -> float:
+        """
+        Bring the factor up to date, once per update of the networks.
+
+        :return: the factor; 1 as long as all returns are alike, when there is nothing to scale by
+        """
+        self._count_new_returns()
+        if not self._portions:
+            return self.factor
+        count, total, squares, _ = np.sum(self._portions, axis=0)
+        largest = max(portion[3] for portion in self._portions)
+        deviation = math.sqrt(max(squares / count - (total / count) ** 2, 0.0))
+        # Anything smaller is rounding
+        if deviation > 1e-6 * largest:
+            wanted = min(1.0 / deviation, LARGEST_SCALED_RETURN / largest)
+            self.factor = min(wanted, LARGEST_RISE * self.factor) if self._is_set else wanted
+            self._is_set = True
+        return self.factor
+
+    def _count_new_returns(self) -> None:
+        if not self._new_returns:
+            return
+        returns = np.concatenate(self._new_returns)
+        self._new_returns = []
+        n_envs = len(self._returns)
+        new = np.array([len(returns), returns.sum(), np.square(returns).sum(), np.abs(returns).max()])
+        if not self._portions or self._portions[-1][0] >= n_envs * self.n_rows / N_PORTIONS:
+            self._portions.append(new)
+        else:
+            self._portions[-1][:3] += new[:3]
+            self._portions[-1][3] = max(self._portions[-1][3], new[3])
+        n_kept = sum(portion[0] for portion in self._portions)
+        while n_kept - self._portions[0][0] >= n_envs * self.n_rows:
+            n_kept -= self._portions.popleft()[0]
