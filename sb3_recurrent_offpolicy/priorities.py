@@ -55,7 +55,8 @@ class WindowPriorities:
     Errors of the steps in a ring, and from them the priority of each window of a lattice.
 
     A step belongs to several windows; all of them know its newest error. Errors are recorded at once, the priorities of
-    windows with new steps follow when they are next asked for.
+    windows with new steps follow when they are next asked for. Until its error is known, a step counts as much as the
+    largest error that is known of the steps in the ring: it is to be replayed soon.
 
     :param n_rows: steps of each environment in the ring
     :param n_envs: number of environments
@@ -67,9 +68,12 @@ class WindowPriorities:
     def __init__(self, n_rows: int, n_envs: int, lattice: WindowLattice, alpha: float, eta: float):
         self.lattice = lattice
         self.alpha, self.eta = alpha, eta
-        self.errors = np.zeros((n_rows, n_envs), dtype=np.float32)
+        # NaN where the error is not known yet
+        self.errors = np.full((n_rows, n_envs), np.nan, dtype=np.float32)
         self.weights = np.zeros((self._n_slots(n_rows, lattice), n_envs))
-        # What a new step is given until its error is known: it shall be replayed soon
+        # The largest known error in each window; 0 where none is known
+        self.peaks = np.zeros(self.weights.shape, dtype=np.float32)
+        # Of the windows that could be drawn when they were last brought up to date
         self.largest_error = 1.0
         # Windows know the steps before this time
         self._known_until = 0
@@ -86,13 +90,13 @@ class WindowPriorities:
         :param lattice: the windows
         :return: bytes that the arrays take
         """
-        return n_envs * (4 * n_rows + 8 * cls._n_slots(n_rows, lattice))
+        return n_envs * (4 * n_rows + 12 * cls._n_slots(n_rows, lattice))
 
     def add(self, row: int) -> None:
         """
         :param row: of the ring, where a new step of every environment stands
         """
-        self.errors[row] = self.largest_error
+        self.errors[row] = np.nan
 
     def record_newest(self, time: int, errors: np.ndarray) -> None:
         """
@@ -101,8 +105,7 @@ class WindowPriorities:
         :param time: of the steps, recent
         :param errors: absolute errors, (n_envs,)
         """
-        self.errors[time % len(self.errors)] = errors
-        self.largest_error = max(self.largest_error, float(errors.max()))
+        self.errors[time % len(self.errors)] = self._finite(errors)
         self._known_until = min(self._known_until, time)
 
     def record(self, times: np.ndarray, envs: np.ndarray, errors: np.ndarray, first: int, last: int) -> None:
@@ -115,8 +118,7 @@ class WindowPriorities:
         :param first: first time that can be sampled
         :param last: time after the last one
         """
-        self.errors[times % len(self.errors), envs] = errors
-        self.largest_error = max(self.largest_error, float(errors.max(initial=0.0)))
+        self.errors[times % len(self.errors), envs] = self._finite(errors)
         n_envs = self.errors.shape[1]
         # A step belongs to this many windows at most, the first of which may have ended before it
         offsets = np.arange(math.ceil(self.lattice.length / self.lattice.stride) + 1)[:, None]
@@ -127,8 +129,11 @@ class WindowPriorities:
         unique = np.unique((points * n_envs + envs)[touched])
         self._refresh(unique // n_envs, unique % n_envs, first, last)
 
-    def sample(self, size: int, first: int, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def sample(
+        self, generator: np.random.Generator, size: int, first: int, last: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """
+        :param generator: of random numbers
         :param size: number of windows
         :param first: first time that can be sampled
         :param last: time after the last one
@@ -138,7 +143,7 @@ class WindowPriorities:
         cumulative = weights.cumsum()
         total = cumulative[-1]
         # Rounding must not lead behind the last window
-        flat = np.minimum(cumulative.searchsorted(np.random.random(size) * total, side="right"), len(cumulative) - 1)
+        flat = np.minimum(cumulative.searchsorted(generator.random(size) * total, side="right"), len(cumulative) - 1)
         rows, envs = np.divmod(flat, weights.shape[1])
         return low + rows, envs, weights[rows, envs] * len(cumulative) / total
 
@@ -152,11 +157,20 @@ class WindowPriorities:
         priorities = weights ** (1.0 / self.alpha)
         return {"mean": float(priorities.mean()), "max": float(priorities.max())}
 
+    def _finite(self, errors: np.ndarray) -> np.ndarray:
+        """An infinite error would make one window the only one that is ever drawn: it counts as the largest finite one."""
+        return np.where(np.isfinite(errors), errors, self.largest_error)
+
     def _live_weights(self, first: int, last: int) -> tuple[int, np.ndarray]:
         """The first lattice point that touches [first, last), and the weights from there on: (n_points, n_envs)."""
-        self._refresh_new(first, last)
         low, high = self.lattice.touching(first, last)
-        return low, self.weights[np.arange(low, high) % len(self.weights)]
+        slots = np.arange(low, high) % len(self.weights)
+        if self._known_until > first:
+            # The other slots hold windows of a ring ago
+            n_known = self.lattice.touching(first, self._known_until)[1] - low
+            self.largest_error = float(self.peaks[slots[:n_known]].max()) or self.largest_error
+        self._refresh_new(first, last)
+        return low, self.weights[slots]
 
     def _refresh_new(self, first: int, last: int) -> None:
         n_envs = self.errors.shape[1]
@@ -170,5 +184,8 @@ class WindowPriorities:
         times = self.lattice.begins(points) + np.arange(self.lattice.length)[:, None]
         mask = (times >= first) & (times < last)
         errors = self.errors[times % len(self.errors), envs]
-        priorities = sequence_priorities(errors, mask, self.eta) + SMALLEST_PRIORITY
-        self.weights[points % len(self.weights), envs] = priorities**self.alpha
+        known = ~np.isnan(errors)
+        slots = points % len(self.weights)
+        self.peaks[slots, envs] = np.where(known & mask, errors, 0.0).max(axis=0)
+        priorities = sequence_priorities(np.where(known, errors, self.largest_error), mask, self.eta) + SMALLEST_PRIORITY
+        self.weights[slots, envs] = priorities**self.alpha
