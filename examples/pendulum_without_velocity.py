@@ -1,5 +1,7 @@
 """Train on Pendulum without its velocity, save, load, act with memory: the README's example, runnable."""
 
+from typing import Any
+
 import numpy as np
 import rl_zoo3.import_envs  # noqa: F401  registers PendulumNoVel-v1
 from stable_baselines3.common.env_util import make_vec_env
@@ -16,7 +18,8 @@ def main(total_timesteps: int = 20_000) -> float:
     model.save("recurrent_td3_pendulum")
 
     model = RecurrentTD3.load("recurrent_td3_pendulum")
-    obs, state, episode_start = env.reset(), None, np.ones(env.num_envs, dtype=bool)
+    obs: Any = env.reset()
+    state, episode_start = None, np.ones(env.num_envs, dtype=bool)
     returns = np.zeros(env.num_envs)
     for _ in range(200):
         action, state = model.predict(obs, state=state, episode_start=episode_start, deterministic=True)

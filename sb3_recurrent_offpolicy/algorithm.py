@@ -6,6 +6,10 @@ middle of a step. A step *stages* the memory it leads to and commits it together
 ``_last_obs`` never disagree, whatever a callback does in between.
 """
 
+import copy
+import inspect
+import io
+import pathlib
 import warnings
 from collections.abc import Iterable
 from functools import partial
@@ -20,23 +24,21 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.save_util import load_from_pkl
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutReturn, Schedule, TrainFreq
 from stable_baselines3.common.vec_env import VecEnv
 from torch.utils._pytree import tree_map
 
 from sb3_recurrent_offpolicy.buffers import RecurrentSequenceReplayBuffer
-from sb3_recurrent_offpolicy.checks import check_at_least_one
+from sb3_recurrent_offpolicy.checks import check_integers, check_numbers, check_positive
 from sb3_recurrent_offpolicy.diagnostics import state_staleness
 from sb3_recurrent_offpolicy.policies import RecurrentPolicy
 from sb3_recurrent_offpolicy.preprocessing import encode_actions
-from sb3_recurrent_offpolicy.type_aliases import RecurrentSequenceSamples, RNNStates
+from sb3_recurrent_offpolicy.rewards import RewardNormalizer
+from sb3_recurrent_offpolicy.type_aliases import Encoded, RecurrentSequenceSamples, RNNStates
 
 SelfRecurrentOffPolicyAlgorithm = TypeVar("SelfRecurrentOffPolicyAlgorithm", bound="RecurrentOffPolicyAlgorithm")
 
-# Without updates to ask for them, returns go into their statistics in portions: one at a time costs as much as a layer
-RETURNS_PER_UPDATE = 256
 # A diagnosis costs between a tenth and a fifth of an update
 UPDATES_PER_DIAGNOSIS = 100
 
@@ -51,9 +53,11 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
     :param burn_in: steps replayed without gradient before a sequence that does not begin with its episode
     :param state_init: "stored" begins a sequence with the memory that acted there, "zero" with zeros
     :param refresh_states: replace stored memories by those that burn-in has recomputed
-    :param reward_scale: factor on sampled rewards. "auto" divides them by the running standard deviation of the discounted
-        return, as ``VecNormalize`` does, so that one learning rate fits rewards of any size
+    :param reward_scale: factor on sampled rewards. "auto" divides them by the deviation of the discounted returns that are
+        replayed, so that one learning rate fits rewards of any size, see
+        :class:`~sb3_recurrent_offpolicy.rewards.RewardNormalizer`
     :param max_grad_norm: clip gradients to this norm, None not to
+    :raises ValueError: for impossible settings, naming parameter, value and remedy
     """
 
     # Networks of the policy that are attributes of the algorithm too, and what has an optimizer among them
@@ -70,7 +74,7 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
     _last_episode_starts: np.ndarray
     _last_lstm_states: RNNStates
     _last_previous_actions: th.Tensor
-    _discounted_returns: np.ndarray
+    reward_normalizer: RewardNormalizer
 
     def __init__(
         self,
@@ -101,9 +105,6 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
         own = set(self.buffer_parameters) & set(replay_buffer_kwargs or {})
         if own:
             raise ValueError(f"replay_buffer_kwargs has {sorted(own)}: pass them to {type(self).__name__} itself")
-        if optimize_memory_usage:
-            warnings.warn("optimize_memory_usage=True has no effect: observations are always stored once. Leave it out.")
-
         super().__init__(
             policy=policy,
             env=env,
@@ -111,8 +112,9 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
             batch_size=batch_size,
             replay_buffer_class=replay_buffer_class or RecurrentSequenceReplayBuffer,
             replay_buffer_kwargs=replay_buffer_kwargs,
-            # Ours to add to; the user's may serve another model next
-            policy_kwargs=dict(policy_kwargs or {}),
+            optimize_memory_usage=optimize_memory_usage,
+            # SB3 and we add to them; the user's may serve another model next
+            policy_kwargs=self.complete_policy_kwargs(copy.deepcopy(policy_kwargs or {})),
             support_multi_env=True,
             **kwargs,
         )
@@ -132,15 +134,36 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
         self.refresh_states = refresh_states
         self.reward_scale = reward_scale
         self.max_grad_norm = max_grad_norm
-        # Discounted returns since the last update, and the statistics of all before them
-        self._new_returns: list[np.ndarray] = []
-        self._return_statistics = RunningMeanStd(epsilon=0.0, shape=())
+        self.algorithm_name = self._algorithm_name()
 
-    def _setup_model(self) -> None:
-        # Here and not in the constructor, which does not see what a loaded model is given in place of what was saved
-        check_at_least_one(**{name: getattr(self, name) for name in self.count_parameters})
-        if self.reward_scale != "auto" and not (isinstance(self.reward_scale, (int, float)) and self.reward_scale > 0):
-            raise ValueError(f"reward_scale={self.reward_scale!r} must be a positive number or 'auto'")
+    @classmethod
+    def complete_policy_kwargs(cls, policy_kwargs: dict[str, Any]) -> dict[str, Any]:
+        """
+        :param policy_kwargs: as users give them
+        :return: with the defaults of this algorithm where they differ from the policy's
+        """
+        return policy_kwargs
+
+    @classmethod
+    def _algorithm_name(cls) -> str:
+        """Of the algorithm that this class is, or extends outside of the package."""
+        package = __name__.split(".")[0]
+        return next(base.__name__ for base in cls.__mro__ if base.__module__.split(".")[0] == package)
+
+    def _check_settings(self) -> None:
+        """
+        Called before anything is built, by the constructor and when a model is loaded with other settings.
+
+        :raises ValueError: for impossible settings, naming parameter, value and remedy
+        """
+        check_integers(1, **{name: getattr(self, name) for name in self.count_parameters})
+        check_numbers(0, 1, gamma=self.gamma, tau=self.tau)
+        if self.reward_scale != "auto":
+            check_positive("or 'auto'", reward_scale=self.reward_scale)
+        if self.max_grad_norm is not None:
+            check_positive("or None not to clip", max_grad_norm=self.max_grad_norm)
+        if self.algorithm_name != self._algorithm_name():
+            raise ValueError(f"it was saved by {self.algorithm_name}: use {self.algorithm_name}.load")
         own_policy = self.policy_aliases["MlpLstmPolicy"]
         if isinstance(self.policy_class, type) and not issubclass(self.policy_class, own_policy):
             raise ValueError(
@@ -148,7 +171,13 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
                 f"{sorted(self.policy_aliases)} or a subclass of {own_policy.__name__}. A saved model "
                 "is loaded by the class that saved it."
             )
-        if not isinstance(self.action_space, spaces.Box) and self.action_noise is not None:
+        if isinstance(self.action_space, spaces.Box):
+            if not (self.action_space.low < self.action_space.high).all():
+                raise ValueError(
+                    f"action_space={self.action_space} has dimensions whose low is not below their high, which leaves nothing "
+                    "to choose: take them out with gymnasium.wrappers.TransformAction"
+                )
+        elif self.action_noise is not None:
             raise ValueError(
                 f"action_noise={self.action_noise} cannot be added to actions of {self.action_space}: leave it None"
             )
@@ -156,18 +185,27 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
             raise ValueError(
                 f"action_space={self.action_space} must start at 0: use gymnasium.wrappers.TransformAction to shift it"
             )
+
+    def _setup_model(self) -> None:
+        self._check_settings()
+        if self.optimize_memory_usage:
+            warnings.warn("optimize_memory_usage=True has no effect: observations are always stored once. Leave it out.")
+            # Otherwise SB3 looks for arrays that our replay buffer has not
+            self.optimize_memory_usage = False
         self.replay_buffer_kwargs = self.replay_buffer_kwargs | {name: getattr(self, name) for name in self.buffer_parameters}
         with warnings.catch_warnings():
             # SB3 leaves n-step returns to the buffer, here they are computed inside the sequences
             warnings.filterwarnings("ignore", message="`n_steps=")
             super()._setup_model()
+        # Without a seed, from the global generator: seeding that one is enough to repeat a run
+        self._seed_generators(np.random.randint(2**31) if self.seed is None else self.seed)
         self._create_aliases()
         if isinstance(self.action_noise, VectorizedActionNoise) and self.action_noise.n_envs != self.n_envs:
             # Loaded with another number of environments: SB3 vectorises the noise of one anew
             self.action_noise = self.action_noise.base_noise
         initial_states = self.policy.initial_states(self.n_envs)
-        episode = ("_last_lstm_states", "_last_previous_actions", "_discounted_returns")
-        if all(hasattr(self, name) for name in episode) and len(self._discounted_returns) == self.n_envs:
+        episode = ("_last_lstm_states", "_last_previous_actions")
+        if all(hasattr(self, name) for name in episode) and len(self._last_previous_actions) == self.n_envs:
             # A loaded model can go on in the middle of an episode (load with force_reset=False)
             memory = self._last_lstm_states, self._last_previous_actions
             states, self._last_previous_actions = tree_map(lambda tensor: tensor.to(self.device), memory)
@@ -176,7 +214,28 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
         else:
             self._last_lstm_states = initial_states
             self._last_previous_actions = th.zeros(self.n_envs, self.policy.action_encoding_dim, device=self.device)
-            self._discounted_returns = np.zeros(self.n_envs)
+            if hasattr(self, "reward_normalizer"):
+                self.reward_normalizer.begin_episodes(self.n_envs)
+        if not hasattr(self, "reward_normalizer"):
+            self.reward_normalizer = RewardNormalizer(self.n_envs, self.replay_buffer.buffer_size)
+        self.reward_normalizer.n_rows = self.replay_buffer.buffer_size
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """
+        Set the seed of the pseudo-random generators: those of Python, NumPy, PyTorch and the spaces, and those of this model.
+        Sequences, random actions of R2D2 and target noise are drawn from the latter, which other models do not disturb.
+
+        :param seed: None leaves all generators as they are
+        """
+        super().set_random_seed(seed)
+        if seed is not None and self.replay_buffer is not None:
+            self._seed_generators(seed)
+
+    def _seed_generators(self, seed: int) -> None:
+        self.replay_buffer.seed(seed)
+        # Streams of their own, so that the number of draws from one does not move another
+        self._exploration_generator = np.random.default_rng([1, seed])
+        self._torch_generator = th.Generator(self.device).manual_seed(seed)
 
     def _create_aliases(self) -> None:
         for name in self.network_names:
@@ -189,11 +248,17 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
     ) -> tuple[np.ndarray, np.ndarray]:
         # The policy is asked in the random warm-up too: its steps are replayed with the memory they were made with
         buffer_action, self._staged_lstm_states = self._act()
+        buffer_action = buffer_action.reshape(n_envs, *self.action_space.shape)  # type: ignore[misc]
         if self.num_timesteps < learning_starts and not (self.use_sde and self.use_sde_at_warmup):
             unscaled_action = np.array([self.action_space.sample() for _ in range(n_envs)])
             buffer_action = self.policy.scale_action(unscaled_action)
         if action_noise is not None:
-            buffer_action = np.clip(buffer_action + action_noise(), -1, 1)
+            noise = action_noise()
+            if not np.isfinite(noise).all():
+                raise ValueError(
+                    f"action_noise={action_noise} gave {noise}, which is not finite: check its mean and deviation"
+                )
+            buffer_action = np.clip(buffer_action + noise.reshape(buffer_action.shape), -1, 1)
         return self.policy.unscale_action(buffer_action), buffer_action
 
     def _act(self) -> tuple[np.ndarray, RNNStates]:
@@ -217,13 +282,9 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
         add = partial(replay_buffer.add, episode_starts=self._last_episode_starts, lstm_states=self._last_lstm_states)
         super()._store_transition(SimpleNamespace(add=add), buffer_action, new_obs, reward, dones, infos)  # type: ignore[arg-type]
 
-        # As they will be sampled: with VecNormalize, after its own scaling
-        continued = self._discounted_returns * ~self._last_episode_starts
-        self._discounted_returns = self.gamma * continued + reward
-        self._new_returns.append(self._discounted_returns)
-        if len(self._new_returns) >= RETURNS_PER_UPDATE:
-            self._update_return_statistics()
-
+        if self.reward_scale == "auto":
+            # As they will be sampled: with VecNormalize, after its own scaling
+            self.reward_normalizer.add(reward, self._last_episode_starts, self.gamma)
         self._last_lstm_states = self._staged_lstm_states
         self._last_previous_actions = encode_actions(
             th.as_tensor(buffer_action, device=self.device).reshape(self.n_envs, -1), self.action_space
@@ -233,7 +294,12 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
     def collect_rollouts(  # type: ignore[override]
         self, env: VecEnv, callback: BaseCallback, train_freq: TrainFreq, replay_buffer: ReplayBuffer, **kwargs: Any
     ) -> RolloutReturn:
-        rollout = super().collect_rollouts(env, callback, train_freq, replay_buffer, **kwargs)
+        try:
+            rollout = super().collect_rollouts(env, callback, train_freq, replay_buffer, **kwargs)
+        except BaseException:
+            # Between the environment's step and its storage: who catches this and goes on begins a new episode
+            self._last_obs = None
+            raise
         if not rollout.continue_training:
             # SB3 drops the step at which a callback stops. The environment has made it: to go on later, so must we
             step = callback.locals
@@ -257,8 +323,10 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
         loaded = load_from_pkl(path, self.verbose)
         if not isinstance(loaded, RecurrentSequenceReplayBuffer):
             raise ValueError(f"{path} holds a {type(loaded).__name__}, not a RecurrentSequenceReplayBuffer")
+        # Users drop the present one to have room for another
+        present_buffer = self.replay_buffer or self._make_replay_buffer()
         for name in ("n_envs", "observation_space", "action_space", *RecurrentSequenceReplayBuffer.settings):
-            recorded, present = getattr(loaded, name), getattr(self.replay_buffer, name)
+            recorded, present = getattr(loaded, name), getattr(present_buffer, name)
             if recorded != present:
                 raise ValueError(
                     f"{path} was recorded with {name}={recorded}, this model has {name}={present}: load it into a model with "
@@ -269,6 +337,17 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
         loaded.device = self.device
         self.replay_buffer = loaded
         self._last_obs = None
+
+    def _make_replay_buffer(self) -> RecurrentSequenceReplayBuffer:
+        assert self.replay_buffer_class is not None and issubclass(self.replay_buffer_class, RecurrentSequenceReplayBuffer)
+        return self.replay_buffer_class(
+            self.buffer_size,
+            self.observation_space,
+            self.action_space,
+            device=self.device,
+            n_envs=self.n_envs,
+            **self.replay_buffer_kwargs,
+        )
 
     # --------------------------------------------------------------- learning
 
@@ -311,7 +390,10 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
             # Annealed to 1 towards the end of training (Schaul et al. 2016, section 3.4)
             beta = 1.0 - (1.0 - beta) * self._current_progress_remaining
         samples = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env, importance_beta=beta)
-        return samples._replace(rewards=samples.rewards * self._reward_factor())
+        if self.reward_scale == "auto":
+            self.reward_normalizer.update()
+        self.logger.record("train/reward_factor", self.reward_factor)
+        return samples._replace(rewards=samples.rewards * self.reward_factor)
 
     def _diagnose(self, samples: RecurrentSequenceSamples, latents: th.Tensor) -> None:
         """
@@ -331,33 +413,31 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
         for name, value in self.replay_buffer.priority_statistics().items():
             self.logger.record(f"train/priority_{name}", value)
 
-    def _refresh_states(self, samples: RecurrentSequenceSamples) -> None:
-        """
-        :param samples: the batch that the networks that act and value have encoded last
-        """
-        encoders = self.policy.acting.encoder, self.policy.valuing.encoder
-        self.replay_buffer.write_states(samples, RNNStates(*(encoder.burned_in_state for encoder in encoders)))
-
-    def _update_priorities(self, samples: RecurrentSequenceSamples, squared_errors: th.Tensor) -> None:
+    def _refresh_states(self, samples: RecurrentSequenceSamples, actor: Encoded, critic: Encoded) -> None:
         """
         :param samples: the batch
-        :param squared_errors: squared temporal-difference errors, (T, B), the mean of several critics'
+        :param actor: what the network that acts made of it
+        :param critic: what the network that values made of it
+        """
+        self.replay_buffer.write_states(samples, RNNStates(actor.warm_state, critic.warm_state))
+
+    def _update_priorities(self, samples: RecurrentSequenceSamples, errors: th.Tensor) -> None:
+        """
+        :param samples: the batch
+        :param errors: temporal-difference errors, (T, B), of several critics the root of their mean square
         """
         if self.replay_buffer.priority_alpha > 0:
-            self.replay_buffer.update_priorities(samples, squared_errors.detach().sqrt())
+            self.replay_buffer.update_priorities(samples, errors)
 
-    def _update_return_statistics(self) -> None:
-        if self._new_returns:
-            self._return_statistics.update(np.concatenate(self._new_returns))
-            self._new_returns = []
+    @property
+    def reward_factor(self) -> float:
+        """What sampled rewards are multiplied by; logged as ``train/reward_factor``."""
+        return self.reward_normalizer.factor if self.reward_scale == "auto" else float(self.reward_scale)
 
-    def _reward_factor(self) -> float:
-        if self.reward_scale != "auto":
-            return float(self.reward_scale)
-        self._update_return_statistics()
-        mean, deviation = float(self._return_statistics.mean), float(np.sqrt(self._return_statistics.var))
-        # Rounding apart, all returns were alike so far: nothing to scale by
-        return 1.0 / deviation if deviation > 1e-6 * abs(mean) else 1.0
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        super()._update_current_progress_remaining(num_timesteps, total_timesteps)
+        # The last rollout goes beyond the end, where schedules turn negative
+        self._current_progress_remaining = max(self._current_progress_remaining, 0.0)
 
     def _minimize(self, loss: th.Tensor, optimizer: th.optim.Optimizer) -> None:
         """One step on the parameters of ``optimizer``; no other parameter gets a gradient."""
@@ -371,29 +451,50 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
         optimizer.step()
 
     def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
+        check_numbers(0, learning_rate=self.lr_schedule(self._current_progress_remaining))
         super()._update_learning_rate(optimizers)
         for optimizer in optimizers if isinstance(optimizers, list) else [optimizers]:
-            for group in optimizer.param_groups:
-                group["lr"] *= group.get("lr_scale", 1.0)
+            self.policy.slow_memory_down(optimizer)
 
     # ------------------------------------------------------------ persistence
 
     @classmethod
-    def load(cls, path: Any, *args: Any, **kwargs: Any) -> Any:
+    def load(
+        cls: type[SelfRecurrentOffPolicyAlgorithm],
+        path: str | pathlib.Path | io.BufferedIOBase,
+        env: GymEnv | None = None,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> SelfRecurrentOffPolicyAlgorithm:
         """
-        Load the model from a zip-file; parameters as in SB3's ``BaseAlgorithm.load``.
+        Load the model from a zip-file.
 
         :param path: path to the file (or a file-like) where to load the model from
-        :param args: passed on
-        :param kwargs: passed on; settings of the algorithm among them replace the saved ones
+        :param env: the environment to run the loaded model on; without one it can predict
+        :param device: device on which the code should run
+        :param custom_objects: objects to use in place of saved ones, by name
+        :param print_system_info: print what system the model was saved on, and the present one
+        :param force_reset: begin a new episode before training; False goes on in the episode in which the model was saved
+        :param kwargs: settings of the algorithm that replace the saved ones, e.g. ``burn_in=20``
         :return: new model instance with loaded parameters
         :raises ValueError: if the file holds no complete model of this class, or one that what is passed on does not fit
         """
+        known = set(inspect.signature(cls).parameters) - {"policy", "env", "device", "_init_setup_model"}
+        if unknown := sorted(set(kwargs) - known):
+            raise ValueError(f"{cls.__name__}.load does not know {unknown}; settings that can be replaced: {sorted(known)}")
+        if "policy_kwargs" in kwargs:
+            # SB3 compares them with the saved ones, which are complete
+            kwargs["policy_kwargs"] = cls.complete_policy_kwargs(kwargs["policy_kwargs"] or {})
+            if "use_sde" in known:
+                kwargs["policy_kwargs"] = {"use_sde": kwargs.get("use_sde", False)} | kwargs["policy_kwargs"]
         try:
-            return super().load(path, *args, **kwargs)
-        except (AssertionError, KeyError) as error:
+            return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
+        except (AssertionError, KeyError, RuntimeError, ValueError) as error:
             # What does not fit makes SB3 look for the optimizer of an older file, which is not there either
-            reason = error.__context__ if isinstance(error.__context__, ValueError) else error
+            reason = error.__context__ if isinstance(error, KeyError) and error.__context__ else error
             raise ValueError(f"{path} cannot be loaded as {cls.__name__}: {reason}") from error
 
     def save(self, path: Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
@@ -413,7 +514,8 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
             self._last_lstm_states, self._last_previous_actions = on_device
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), *self.network_names, "_staged_lstm_states"]
+        generators = ("_exploration_generator", "_torch_generator")
+        return [*super()._excluded_save_params(), *self.network_names, *generators, "_staged_lstm_states"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", *self.optimizer_names], []

@@ -8,6 +8,7 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecNormalize
 from torch.utils._pytree import tree_map
 
+from sb3_recurrent_offpolicy.checks import check_integers, check_numbers
 from sb3_recurrent_offpolicy.preprocessing import map_observation
 from sb3_recurrent_offpolicy.priorities import WindowLattice, WindowPriorities
 from sb3_recurrent_offpolicy.storage import StepRing
@@ -16,6 +17,9 @@ from sb3_recurrent_offpolicy.type_aliases import BurnIn, RecurrentSequenceSample
 # Without a sequence length to derive it from (whole episodes), states are only needed where a ring has cut an episode's
 # head off
 WHOLE_EPISODE_STRIDE = 16
+# Windows drawn for a batch, at the least. Of one window that yields two pieces a batch of one keeps one: steps near an episode
+# start would be trained on less often than others
+FEWEST_WINDOWS = 32
 
 
 def _divisor_up_to_a_quarter(length: int) -> int:
@@ -52,8 +56,8 @@ class RecurrentSequenceReplayBuffer(StepRing):
 
     Sampling lays windows of ``sequence_length`` steps uniformly on the recorded time and cuts them where an episode begins.
     Each piece becomes a row of the batch, and a piece that begins with its episode is extended to full length. So every
-    step of a long episode is trained on about equally often (at most twice as often as any other), first and last ones
-    included. Sequences begin where memory states are stored, every ``stride`` steps, and at episode starts.
+    step of a long episode is trained on about equally often (at most twice as often as any other, but for chance), first and
+    last ones included. Sequences begin where memory states are stored, every ``stride`` steps, and at episode starts.
 
     Nothing crosses an episode start, an environment, or the write head. How steps are kept: :class:`StepRing`.
 
@@ -78,11 +82,14 @@ class RecurrentSequenceReplayBuffer(StepRing):
         temporal-difference error of its steps
     :param importance_beta: exponent of the importance weights that undo the bias of priorities, 1 for all of it; 0 gives ones
     :param refresh_states: let :meth:`write_states` replace stored states by those that burn-in has recomputed
+    :param seed: of the generator that sequences are drawn with; None takes one from the operating system
     :raises ValueError: for impossible settings, naming parameter, value and remedy
     """
 
     # In which a loaded buffer must agree with the one it replaces
     settings: ClassVar[tuple[str, ...]] = (
+        "buffer_size",
+        "handle_timeout_termination",
         "sequence_length",
         "burn_in",
         "state_init",
@@ -110,11 +117,12 @@ class RecurrentSequenceReplayBuffer(StepRing):
         priority_eta: float = 0.9,
         importance_beta: float = 0.0,
         refresh_states: bool = False,
+        seed: int | None = None,
     ):
-        if sequence_length is not None and sequence_length < 1:
-            raise ValueError(f"sequence_length={sequence_length} must be at least 1, or None for whole episodes")
-        if burn_in < 0:
-            raise ValueError(f"burn_in={burn_in} must not be negative; 0 means no burn-in")
+        check_integers(1, buffer_size=buffer_size)
+        if sequence_length is not None:
+            check_integers(1, sequence_length=sequence_length)
+        check_integers(0, burn_in=burn_in)
         if burn_in > (sequence_length or 0):
             raise ValueError(
                 f"burn_in={burn_in} must not exceed sequence_length={sequence_length}: "
@@ -128,16 +136,14 @@ class RecurrentSequenceReplayBuffer(StepRing):
             raise ValueError(f"state_init={state_init!r} must be 'stored' or 'zero'")
         if stride is None:
             stride = WHOLE_EPISODE_STRIDE if sequence_length is None else _divisor_up_to_a_quarter(sequence_length)
-        if stride < 1 or (sequence_length or stride) % stride != 0:
+        check_integers(1, stride=stride)
+        if (sequence_length or stride) % stride != 0:
             raise ValueError(
-                f"stride={stride} must be a positive divisor of sequence_length={sequence_length}, "
+                f"stride={stride} must be a divisor of sequence_length={sequence_length}, "
                 "or some steps would be trained on more often than others; leave it None for a sensible default"
             )
-        if priority_alpha < 0:
-            raise ValueError(f"priority_alpha={priority_alpha} must not be negative; 0 means uniform replay")
-        for name, value in (("priority_eta", priority_eta), ("importance_beta", importance_beta)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name}={value} must lie between 0 and 1")
+        check_numbers(0, priority_alpha=priority_alpha)
+        check_numbers(0, 1, priority_eta=priority_eta, importance_beta=importance_beta)
         if priority_alpha > 0 and sequence_length is None:
             raise ValueError(
                 f"priority_alpha={priority_alpha} ranks windows of equal length, sequence_length=None replays whole episodes: "
@@ -148,6 +154,14 @@ class RecurrentSequenceReplayBuffer(StepRing):
                 f"refresh_states={refresh_states} writes the states that burn-in leads to back to where states are stored. "
                 f"With state_init={state_init!r}, burn_in={burn_in} and stride={stride} it cannot: use state_init='stored' "
                 "and a burn_in that is a positive multiple of stride"
+            )
+        n_rows, needed = buffer_size // n_envs, burn_in + (sequence_length or stride) + 1
+        # 1 is what those ask for who only want to predict
+        if buffer_size > 1 and n_rows < needed:
+            raise ValueError(
+                f"buffer_size={buffer_size} keeps {n_rows} steps for each of {n_envs} environment(s), fewer than one sequence "
+                f"with its burn-in and the step before it ({needed}): raise buffer_size to {needed * n_envs} or more, or "
+                "shorten sequence_length; 1 makes a buffer for a model that only predicts"
             )
         self.sequence_length = sequence_length
         self.burn_in = burn_in
@@ -167,6 +181,13 @@ class RecurrentSequenceReplayBuffer(StepRing):
             state_init,
             stride,
         )
+        self.seed(seed)
+
+    def seed(self, seed: int | None) -> None:
+        """
+        :param seed: of the generator that sequences are drawn with; None takes one from the operating system
+        """
+        self._generator = np.random.default_rng(seed)
 
     def reset(self) -> None:
         """Forget everything; the next :meth:`add` makes new arrays."""
@@ -181,13 +202,8 @@ class RecurrentSequenceReplayBuffer(StepRing):
         return nbytes
 
     def _allocate(self, lstm_states: RNNStates) -> None:
-        needed = self.burn_in + (self.sequence_length or self.stride) + 1
-        if self.buffer_size < needed:
-            raise ValueError(
-                f"buffer_size={self.buffer_size * self.n_envs} keeps {self.buffer_size} steps for each of {self.n_envs} "
-                f"environment(s), fewer than one sequence with its burn-in and the step before it "
-                f"({needed}): raise buffer_size to {needed * self.n_envs} or more, or shorten sequence_length"
-            )
+        if self.buffer_size == 1:
+            raise ValueError("buffer_size=1 is for a model that only predicts: make or load it with a larger one to learn")
         super()._allocate(lstm_states)
         if self.priority_alpha > 0:
             self._priorities = WindowPriorities(
@@ -275,19 +291,19 @@ class RecurrentSequenceReplayBuffer(StepRing):
     def _draw_episodes(self, batch_size: int) -> _Pieces:
         """The episodes of steps drawn uniformly, from their first step, or from the first that the ring still holds."""
         first = self._first_usable()
-        times = np.random.randint(first, self.n_added, size=batch_size)
-        envs = np.random.randint(self.n_envs, size=batch_size)
+        times = self._generator.integers(first, self.n_added, size=batch_size)
+        envs = self._generator.integers(self.n_envs, size=batch_size)
         begins = np.maximum(times - self._steps_into_episode(times, envs), first)
         ones = np.ones(batch_size, dtype=np.float32)
         return _Pieces(begins, envs, np.zeros(batch_size, dtype=bool), np.full(batch_size, self.n_added), ones)
 
-    def _draw_windows(self, batch_size: int, beta: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _draw_windows(self, n_windows: int, beta: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Lattice points and environments of windows that touch recorded time, and their importance weights."""
         first, last = self._first_usable(), self.n_added
         if self._priorities is None:
-            points = np.random.randint(*self._lattice.touching(first, last), size=batch_size)
-            return points, np.random.randint(self.n_envs, size=batch_size), np.ones(batch_size, dtype=np.float32)
-        points, envs, relative_probabilities = self._priorities.sample(batch_size, first, last)
+            points = self._generator.integers(*self._lattice.touching(first, last), size=n_windows)
+            return points, self._generator.integers(self.n_envs, size=n_windows), np.ones(n_windows, dtype=np.float32)
+        points, envs, relative_probabilities = self._priorities.sample(self._generator, n_windows, first, last)
         weights = relative_probabilities**-beta
         return points, envs, (weights / weights.max()).astype(np.float32)
 
@@ -295,7 +311,7 @@ class RecurrentSequenceReplayBuffer(StepRing):
         """Lay windows on the recorded time, cut them at episode starts, keep ``batch_size`` of the pieces."""
         assert self.sequence_length is not None
         first, last, length, burn_in = self._first_usable(), self.n_added, self.sequence_length, self.burn_in
-        points, envs, weights = self._draw_windows(batch_size, beta)
+        points, envs, weights = self._draw_windows(max(batch_size, FEWEST_WINDOWS), beta)
         windows = self._lattice.begins(points)
         heads, ends = np.maximum(windows, first), np.minimum(windows + length, last)
         starts, columns = self._episode_starts(heads, ends, envs)
@@ -316,7 +332,7 @@ class RecurrentSequenceReplayBuffer(StepRing):
             np.concatenate([weights[tails], weights[columns]]),
         )
         # A window always yields a piece, one with an episode start in it yields more
-        return pieces.select(np.random.permutation(len(pieces.begins))[:batch_size])
+        return pieces.select(self._generator.permutation(len(pieces.begins))[:batch_size])
 
     def _get_sequences(self, pieces: _Pieces, vec_normalize: VecNormalize | None) -> RecurrentSequenceSamples:
         begins, envs, prefixed, ends, weights = pieces

@@ -1,16 +1,46 @@
-"""What parameters must satisfy, in policies and in tasks."""
+"""What parameters must satisfy, in algorithms, policies and tasks."""
 
+import math
 from typing import Any
 
+import numpy as np
 
-def check_at_least_one(**counts: int) -> None:
+
+def check_integers(minimum: int, **values: Any) -> None:
     """
-    :param counts: parameters that count something, by name
-    :raises ValueError: if one of them is less than 1
+    :param minimum: smallest value allowed
+    :param values: parameters that count something, by name
+    :raises ValueError: if one of them is no integer, or less than ``minimum``
     """
-    for name, value in counts.items():
-        if value < 1:
-            raise ValueError(f"{name}={value} must be at least 1")
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+            raise ValueError(f"{name}={value!r} must be an integer")
+        if value < minimum:
+            raise ValueError(f"{name}={value} must be at least {minimum}")
+
+
+def check_numbers(low: float, high: float = math.inf, **values: Any) -> None:
+    """
+    :param low: smallest value allowed
+    :param high: largest value allowed
+    :param values: parameters that measure something, by name
+    :raises ValueError: if one of them is no finite number between the two
+    """
+    for name, value in values.items():
+        if not isinstance(value, (int, float, np.number)) or not math.isfinite(value) or not low <= value <= high:
+            bounds = f"between {low} and {high}" if high < math.inf else f"of at least {low}"
+            raise ValueError(f"{name}={value!r} must be a finite number {bounds}")
+
+
+def check_positive(alternative: str = "", /, **values: Any) -> None:
+    """
+    :param alternative: what else is allowed, for the message
+    :param values: parameters that measure something, by name
+    :raises ValueError: if one of them is no finite number above 0
+    """
+    for name, value in values.items():
+        if not isinstance(value, (int, float, np.number)) or not math.isfinite(value) or value <= 0:
+            raise ValueError(f"{name}={value!r} must be a finite number above 0 {alternative}".rstrip())
 
 
 def check_exactly_one_given(**alternatives: Any) -> None:

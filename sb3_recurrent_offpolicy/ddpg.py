@@ -1,6 +1,7 @@
 """RecurrentDDPG: RecurrentTD3 without its tricks."""
 
 from functools import partialmethod
+from typing import Any
 
 from sb3_recurrent_offpolicy.td3 import RecurrentTD3
 
@@ -18,6 +19,6 @@ class RecurrentDDPG(RecurrentTD3):
     # Remove all tricks from TD3 to obtain DDPG
     __init__ = partialmethod(RecurrentTD3.__init__, policy_delay=1, target_policy_noise=0.0, target_noise_clip=0.0)
 
-    def _setup_model(self) -> None:
-        self.policy_kwargs.setdefault("n_critics", 1)
-        super()._setup_model()
+    @classmethod
+    def complete_policy_kwargs(cls, policy_kwargs: dict[str, Any]) -> dict[str, Any]:
+        return {"n_critics": 1} | policy_kwargs

@@ -36,7 +36,8 @@ def state_staleness(
     :param samples: a batch from the buffer
     :param latents: what ``network`` made of it, o_0 .. o_T: (T+1, B, latent_dim)
     :param buffer: where the stored states are
-    :return: means over the rows that have such a state: "first" learned step, if burn-in leads to it, and "last"
+    :return: mean numerator over mean denominator of the rows that have such a state: at the "first" learned step, if burn-in
+        leads to it, and at the "last"
     """
     if buffer.state_init != "stored" or not network.encoder.core.state_shapes:
         return {}
@@ -70,5 +71,6 @@ def state_staleness(
         stored = buffer.stored_states(times.cpu().numpy(), envs[usable].cpu().numpy()).vf
         stored_latents, _ = network.encoder.step(*inputs, stored)
         difference = network.q_vectors(stored_latents, at_step(samples.actions)) - at_step(q_values)
-        found[name] = (difference.norm(dim=-1) / largest[usable].clamp(min=1e-8)).mean().item()
+        # The ratio of the means: a mean of ratios is ruled by the rows whose values are near zero
+        found[name] = (difference.norm(dim=-1).mean() / largest[usable].mean().clamp(min=1e-8)).item()
     return found

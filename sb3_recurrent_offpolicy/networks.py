@@ -8,6 +8,8 @@ Every network reads the history through a memory and the present directly::
     critic:  Q(m_t, features(o_t), a_t)                a_t joins behind the memory, never inside it
 """
 
+import copy
+import inspect
 from typing import Any
 
 import torch as th
@@ -26,10 +28,17 @@ from torch import nn
 
 from sb3_recurrent_offpolicy.cores import RecurrentCore
 from sb3_recurrent_offpolicy.preprocessing import map_observation
-from sb3_recurrent_offpolicy.type_aliases import ActionLogProbs, BurnIn, CoreState, RecurrentSequenceSamples
+from sb3_recurrent_offpolicy.type_aliases import ActionLogProbs, BurnIn, CoreState, Encoded, RecurrentSequenceSamples
 
 
-class HistoryEncoder(BaseModel):
+class SavedNetwork(BaseModel):
+    """A part of a policy that ``save`` and ``load`` know by itself, because it keeps what it was constructed from."""
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+
+
+class HistoryEncoder(SavedNetwork):
     """
     Features extractor and memory: turns observations and previous actions into latents ``[m_t, features(o_t)]``.
 
@@ -58,8 +67,6 @@ class HistoryEncoder(BaseModel):
         self.core = core
         self.detach_features = detach_features
         self.latent_dim = int(core.output_size + features_extractor.features_dim)
-        # Memory that the last burn-in led to, one column per row that has one
-        self.burned_in_state: CoreState = ()
 
     def inputs(self, observations: PyTorchObs, previous_actions: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """
@@ -99,24 +106,35 @@ class HistoryEncoder(BaseModel):
         memory, state = self.core.unroll(inputs.unflatten(0, sizes), state)
         return th.cat([memory, features.unflatten(0, sizes)], dim=-1), state
 
-    def encode(self, samples: RecurrentSequenceSamples, state: CoreState) -> th.Tensor:
+    def encode(self, samples: RecurrentSequenceSamples, state: CoreState) -> Encoded:
         """
-        Latents of a batch from the replay buffer, after its burn-in with this network's own weights.
+        Run over a batch from the replay buffer, after its burn-in with this network's own weights.
 
         :param samples: the batch
         :param state: this network's part of ``samples.initial_states``
-        :return: latents of o_0 .. o_T: (T+1, B, latent_dim)
+        :return: latents of o_0 .. o_T, and the memory that burn-in led to
         """
+        warm_state: CoreState = ()
         if samples.burn_in is not None:
-            state = self._burn_in(samples.burn_in, state)
-        return self.unroll(samples.observations, samples.previous_actions, state)[0]
+            warm_state = self.burn_in(samples.burn_in, state)
+            n_rows = samples.burn_in.previous_actions.shape[1]
+            state = tuple(th.cat([warm, array[:, n_rows:]], dim=1) for warm, array in zip(warm_state, state, strict=True))
+        return Encoded(self.unroll(samples.observations, samples.previous_actions, state)[0], warm_state)
 
     @th.no_grad()
-    def _burn_in(self, burn_in: BurnIn, state: CoreState) -> CoreState:
+    def burn_in(self, burn_in: BurnIn, state: CoreState) -> CoreState:
+        """
+        :param burn_in: the steps before the first B' rows of a batch
+        :param state: memory at the first step of each row of the batch, (n_layers, B, hidden) each
+        :return: memory after these steps, (n_layers, B', hidden) each
+        """
         n_rows = burn_in.previous_actions.shape[1]
-        _, warm = self.unroll(*burn_in, tuple(array[:, :n_rows].contiguous() for array in state))
-        self.burned_in_state = warm
-        return tuple(th.cat([head, array[:, n_rows:]], dim=1) for head, array in zip(warm, state, strict=True))
+        # As when acting: dropout must not enter memories, nor batch norm count the prefix
+        training = self.training
+        self.train(False)
+        _, state = self.unroll(*burn_in, tuple(array[:, :n_rows].contiguous() for array in state))
+        self.train(training)
+        return state
 
 
 class Head(nn.Sequential):
@@ -146,27 +164,31 @@ class Head(nn.Sequential):
         return super().forward(inputs.flatten(end_dim=-2)).unflatten(0, inputs.shape[:-1])
 
 
-class RecurrentActor(BaseModel):
+class RecurrentActor(SavedNetwork):
     """
     What actors share: a memory, and what to say of the actions behind it.
 
     :param encoder: memory of the actor; the critic's, if ``shared_lstm``
     :param shared_lstm: the memory belongs to the critic, which alone trains it
+    :param net_arch: hidden layers behind the memory
+    :param activation_fn: activation function
     """
 
-    def __init__(self, encoder: HistoryEncoder, shared_lstm: bool):
+    def __init__(self, encoder: HistoryEncoder, shared_lstm: bool, net_arch: list[int], activation_fn: type[nn.Module]):
         super().__init__(encoder.observation_space, encoder.action_space, normalize_images=encoder.normalize_images)
         self.encoder = encoder
         self.shared_lstm = shared_lstm
+        self.net_arch = net_arch
+        self.activation_fn = activation_fn
 
-    def encode(self, samples: RecurrentSequenceSamples, critic_latents: th.Tensor) -> th.Tensor:
+    def encode(self, samples: RecurrentSequenceSamples, critic_encoded: Encoded) -> Encoded:
         """
         :param samples: a batch from the replay buffer
-        :param critic_latents: what the critic's memory made of it, reused if that is the actor's memory too
-        :return: latents of o_0 .. o_T: (T+1, B, latent_dim)
+        :param critic_encoded: what the critic's memory made of it, reused if that is the actor's memory too
+        :return: latents of o_0 .. o_T, and the memory that burn-in led to
         """
         if self.shared_lstm:
-            return critic_latents.detach()
+            return critic_encoded._replace(latents=critic_encoded.latents.detach())
         return self.encoder.encode(samples, samples.initial_states.pi)
 
     def forward(self, latents: th.Tensor, deterministic: bool = False) -> th.Tensor:
@@ -189,7 +211,7 @@ class DeterministicActor(RecurrentActor):
     """
 
     def __init__(self, encoder: HistoryEncoder, shared_lstm: bool, net_arch: list[int], activation_fn: type[nn.Module]):
-        super().__init__(encoder, shared_lstm)
+        super().__init__(encoder, shared_lstm, net_arch, activation_fn)
         self.mu = Head(encoder.latent_dim, get_action_dim(self.action_space), net_arch, activation_fn)
 
     def forward(self, latents: th.Tensor, deterministic: bool = True) -> th.Tensor:
@@ -232,11 +254,14 @@ class SquashedGaussianActor(RecurrentActor):
         use_expln: bool,
         clip_mean: float,
     ):
-        super().__init__(encoder, shared_lstm)
+        super().__init__(encoder, shared_lstm, net_arch, activation_fn)
         action_dim = get_action_dim(self.action_space)
         self.latent_pi = Head(encoder.latent_dim, -1, net_arch, activation_fn)
         last_layer_dim = net_arch[-1] if net_arch else encoder.latent_dim
         self.use_sde = use_sde
+        self.log_std_init = log_std_init
+        self.use_expln = use_expln
+        self.clip_mean = clip_mean
         if use_sde:
             self.action_dist = StateDependentNoiseDistribution(
                 action_dim, use_expln=use_expln, learn_features=True, squash_output=True
@@ -253,10 +278,11 @@ class SquashedGaussianActor(RecurrentActor):
         """
         Draw new noise functions, with gSDE.
 
-        :param batch_size: how many: one per environment to act, one to learn
+        :param batch_size: how many, one per environment
         """
         assert isinstance(self.action_dist, StateDependentNoiseDistribution), "reset_noise() is only available with gSDE"
-        self.action_dist.sample_weights(self.log_std, batch_size=batch_size)
+        with th.no_grad():
+            self.action_dist.sample_weights(self.log_std, batch_size=batch_size)
 
     def get_std(self) -> th.Tensor:
         """
@@ -274,16 +300,22 @@ class SquashedGaussianActor(RecurrentActor):
 
     def forward(self, latents: th.Tensor, deterministic: bool = False) -> th.Tensor:
         mean_actions, log_std, kwargs = self._distribution_parameters(latents)
-        return self.action_dist.actions_from_params(mean_actions, log_std, deterministic=deterministic, **kwargs)
+        distribution = copy.copy(self.action_dist)
+        return distribution.actions_from_params(mean_actions, log_std, deterministic=deterministic, **kwargs)
 
     def action_log_prob(self, latents: th.Tensor) -> ActionLogProbs:
         """
         :param latents: (T, B, latent_dim)
-        :return: one sampled action per step
+        :return: one sampled action per step; with gSDE, by a new noise function
         """
+        # SB3's distributions keep what they computed, and with it the graph: it must not stay behind in the network
+        distribution = copy.copy(self.action_dist)
+        if isinstance(distribution, StateDependentNoiseDistribution):
+            # New at each update, because the deviation it was drawn with may have changed
+            distribution.sample_weights(self.log_std)
         # The distributions know one batch axis, and noise functions by environment must not meet time there
         mean_actions, log_std, kwargs = self._distribution_parameters(latents.flatten(end_dim=1))
-        actions, log_probs = self.action_dist.log_prob_from_params(mean_actions, log_std, **kwargs)
+        actions, log_probs = distribution.log_prob_from_params(mean_actions, log_std, **kwargs)
         sizes = latents.shape[:2]
         log_probs = log_probs.unflatten(0, sizes).unsqueeze(-1)
         return ActionLogProbs(actions.unflatten(0, sizes), log_probs, th.ones_like(log_probs))
@@ -300,13 +332,13 @@ class CategoricalActor(RecurrentActor):
     """
 
     def __init__(self, encoder: HistoryEncoder, shared_lstm: bool, net_arch: list[int], activation_fn: type[nn.Module]):
-        super().__init__(encoder, shared_lstm)
+        super().__init__(encoder, shared_lstm, net_arch, activation_fn)
         n_actions = get_flattened_obs_dim(self.action_space)
         self.action_dist = CategoricalDistribution(n_actions)
         self.logits = Head(encoder.latent_dim, n_actions, net_arch, activation_fn)
 
     def forward(self, latents: th.Tensor, deterministic: bool = False) -> th.Tensor:
-        return self.action_dist.actions_from_params(self.logits(latents), deterministic=deterministic)
+        return copy.copy(self.action_dist).actions_from_params(self.logits(latents), deterministic=deterministic)
 
     def action_log_prob(self, latents: th.Tensor) -> ActionLogProbs:
         """
@@ -317,7 +349,7 @@ class CategoricalActor(RecurrentActor):
         return ActionLogProbs(None, log_probs, log_probs.exp())
 
 
-class RecurrentCritic(BaseModel):
+class RecurrentCritic(SavedNetwork):
     """
     What critics share: Q-value heads on one memory.
 
@@ -340,12 +372,15 @@ class RecurrentCritic(BaseModel):
     ):
         super().__init__(encoder.observation_space, encoder.action_space, normalize_images=encoder.normalize_images)
         self.encoder = encoder
+        self.net_arch = net_arch
+        self.activation_fn = activation_fn
+        self.n_critics = n_critics
         self.q_networks = nn.ModuleList(Head(input_dim, output_dim, net_arch, activation_fn) for _ in range(n_critics))
 
-    def encode(self, samples: RecurrentSequenceSamples) -> th.Tensor:
+    def encode(self, samples: RecurrentSequenceSamples) -> Encoded:
         """
         :param samples: a batch from the replay buffer
-        :return: latents of o_0 .. o_T: (T+1, B, latent_dim)
+        :return: latents of o_0 .. o_T, and the memory that burn-in led to
         """
         return self.encoder.encode(samples, samples.initial_states.vf)
 
@@ -426,7 +461,7 @@ class RecurrentDiscreteCritic(RecurrentCritic):
         return tuple(q_network(latents) for q_network in self.q_networks)
 
 
-class RecurrentQNetwork(BaseModel):
+class RecurrentQNetwork(SavedNetwork):
     """
     Q(m_t, features(o_t), .), one output per action, that also acts: for Q-learning.
 
@@ -441,14 +476,17 @@ class RecurrentQNetwork(BaseModel):
     def __init__(self, encoder: HistoryEncoder, net_arch: list[int], activation_fn: type[nn.Module], dueling: bool):
         super().__init__(encoder.observation_space, encoder.action_space, normalize_images=encoder.normalize_images)
         self.encoder = encoder
+        self.net_arch = net_arch
+        self.activation_fn = activation_fn
+        self.dueling = dueling
         n_actions = get_flattened_obs_dim(self.action_space)
         self.advantages = Head(encoder.latent_dim, n_actions, net_arch, activation_fn)
         self.value = Head(encoder.latent_dim, 1, net_arch, activation_fn) if dueling else None
 
-    def encode(self, samples: RecurrentSequenceSamples) -> th.Tensor:
+    def encode(self, samples: RecurrentSequenceSamples) -> Encoded:
         """
         :param samples: a batch from the replay buffer
-        :return: latents of o_0 .. o_T: (T+1, B, latent_dim)
+        :return: latents of o_0 .. o_T, and the memory that burn-in led to
         """
         return self.encoder.encode(samples, samples.initial_states.pi)
 

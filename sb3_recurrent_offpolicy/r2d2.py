@@ -8,9 +8,10 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
-from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule
 
 from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
+from sb3_recurrent_offpolicy.checks import check_numbers
 from sb3_recurrent_offpolicy.networks import RecurrentQNetwork
 from sb3_recurrent_offpolicy.policies import (
     R2D2CnnGruPolicy,
@@ -23,6 +24,10 @@ from sb3_recurrent_offpolicy.policies import (
 from sb3_recurrent_offpolicy.preprocessing import encode_actions
 from sb3_recurrent_offpolicy.targets import masked_mean, n_step_targets, rescale_values, unrescale_values
 from sb3_recurrent_offpolicy.type_aliases import RNNStates
+
+# Environments from which on they explore at different rates. Fewer would all sit near the ends of the ladder: of two, one at
+# 0.4 and one at 0.00066
+SMALLEST_LADDER = 8
 
 
 class _Unfinished(NamedTuple):
@@ -63,9 +68,10 @@ class R2D2(RecurrentOffPolicyAlgorithm):
     :param optimize_memory_usage: without effect, observations are always stored once
     :param n_steps: steps before the bootstrap, inside a sequence
     :param target_update_interval: update the target network every this many updates (paper: 2500; SB3's DQN counts steps)
-    :param exploration_fraction: fraction of the training over which the exploration rate of a single environment falls
-    :param exploration_initial_eps: initial exploration rate of a single environment
-    :param exploration_final_eps: final exploration rate of a single environment
+    :param exploration_fraction: fraction of the training over which the exploration rate falls, where there is no ladder; 0
+        begins with the final rate
+    :param exploration_initial_eps: initial exploration rate, where there is no ladder
+    :param exploration_final_eps: final exploration rate, where there is no ladder
     :param max_grad_norm: clip gradients to this norm, None not to
     :param stats_window_size: window size for the rollout logging, in episodes
     :param tensorboard_log: the log location for tensorboard (if None, no logging)
@@ -87,7 +93,7 @@ class R2D2(RecurrentOffPolicyAlgorithm):
     :param importance_beta: initial exponent of the importance weights, annealed to 1; 0, as in the paper, leaves them out
     :param value_rescaling: learn h(Q), h(x) = sign(x)(sqrt(abs(x) + 1) - 1) + 0.001 x, in place of Q
     :param exploration_ladder: (epsilon, alpha): environment i of N explores at the rate epsilon^(1 + alpha i / (N - 1)).
-        Applies to several environments; None: the schedule of a single environment for all
+        Applies from 8 environments on, where the schedule above has no effect; None: the schedule, always
     :param _init_setup_model: whether or not to build the network at the creation of the instance
     """
 
@@ -153,9 +159,6 @@ class R2D2(RecurrentOffPolicyAlgorithm):
         exploration_ladder: tuple[float, float] | None = (0.4, 7.0),
         _init_setup_model: bool = True,
     ):
-        policy_kwargs = dict(policy_kwargs or {})
-        if policy_kwargs.get("optimizer_class", th.optim.Adam) is th.optim.Adam:
-            policy_kwargs["optimizer_kwargs"] = {"eps": 1e-3} | (policy_kwargs.get("optimizer_kwargs") or {})
         super().__init__(
             policy=policy,
             env=env,
@@ -186,11 +189,6 @@ class R2D2(RecurrentOffPolicyAlgorithm):
             sde_support=False,
             supported_action_spaces=(spaces.Discrete,),
         )
-        if exploration_ladder is not None and not (0 <= exploration_ladder[0] <= 1 and exploration_ladder[1] >= 0):
-            raise ValueError(
-                f"exploration_ladder={exploration_ladder} must be (epsilon, alpha) with epsilon between 0 and 1 and alpha not "
-                "negative, or None"
-            )
         self.target_update_interval = target_update_interval
         self.exploration_fraction = exploration_fraction
         self.exploration_initial_eps = exploration_initial_eps
@@ -200,16 +198,49 @@ class R2D2(RecurrentOffPolicyAlgorithm):
         self.importance_beta = importance_beta
         self.value_rescaling = value_rescaling
         self.exploration_ladder = exploration_ladder
+        # Of the latest step, the mean over environments; ``predict`` explores at this rate, as in SB3's DQN
+        self.exploration_rate = 0.0
         self._unfinished: _Unfinished | None = None
 
         if _init_setup_model:
             self._setup_model()
 
+    @classmethod
+    def complete_policy_kwargs(cls, policy_kwargs: dict[str, Any]) -> dict[str, Any]:
+        if policy_kwargs.get("optimizer_class", th.optim.Adam) is not th.optim.Adam:
+            return policy_kwargs
+        return policy_kwargs | {"optimizer_kwargs": {"eps": 1e-3} | (policy_kwargs.get("optimizer_kwargs") or {})}
+
+    def _check_settings(self) -> None:
+        super()._check_settings()
+        check_numbers(
+            0,
+            1,
+            exploration_fraction=self.exploration_fraction,
+            exploration_initial_eps=self.exploration_initial_eps,
+            exploration_final_eps=self.exploration_final_eps,
+        )
+        if self.exploration_ladder is not None:
+            try:
+                epsilon, alpha = self.exploration_ladder
+                check_numbers(0, 1, epsilon=epsilon)
+                check_numbers(0, alpha=alpha)
+                # A list after it was saved
+                self.exploration_ladder = (epsilon, alpha)
+            except (TypeError, ValueError) as error:
+                raise ValueError(
+                    f"exploration_ladder={self.exploration_ladder!r} must be (epsilon, alpha), epsilon between 0 and 1 and "
+                    f"alpha not negative, or None: {error}"
+                ) from None
+
     def _setup_model(self) -> None:
         super()._setup_model()
-        self.exploration_schedule = LinearSchedule(
-            self.exploration_initial_eps, self.exploration_final_eps, self.exploration_fraction
-        )
+        self.exploration_schedule: Schedule = ConstantSchedule(self.exploration_final_eps)
+        # SB3's schedule divides by the fraction
+        if self.exploration_fraction > 0:
+            self.exploration_schedule = LinearSchedule(
+                self.exploration_initial_eps, self.exploration_final_eps, self.exploration_fraction
+            )
 
     # ----------------------------------------------------------------- acting
 
@@ -217,7 +248,7 @@ class R2D2(RecurrentOffPolicyAlgorithm):
         """
         :return: probability of a random action in each environment, (n_envs,)
         """
-        if self.exploration_ladder is not None and self.n_envs > 1:
+        if self.exploration_ladder is not None and self.n_envs >= SMALLEST_LADDER:
             epsilon, alpha = self.exploration_ladder
             return epsilon ** (1.0 + alpha * np.arange(self.n_envs) / (self.n_envs - 1))
         return np.full(self.n_envs, self.exploration_schedule(self._current_progress_remaining))
@@ -225,13 +256,14 @@ class R2D2(RecurrentOffPolicyAlgorithm):
     def _act(self) -> tuple[np.ndarray, RNNStates]:
         self._staged_q_values, states = super()._act()
         rates = self.exploration_rates()
-        self.logger.record("rollout/exploration_rate", float(rates.mean()))
+        self.exploration_rate = float(rates.mean())
+        self.logger.record("rollout/exploration_rate", self.exploration_rate)
         return self._explore(self._staged_q_values.argmax(axis=1), rates), states
 
     def _explore(self, actions: np.ndarray, rates: np.ndarray | float) -> np.ndarray:
         assert isinstance(self.action_space, spaces.Discrete)
-        random_actions = np.random.randint(self.action_space.n, size=actions.shape)
-        return np.where(np.random.random(actions.shape) < rates, random_actions, actions)
+        random_actions = self._exploration_generator.integers(self.action_space.n, size=actions.shape)
+        return np.where(self._exploration_generator.random(actions.shape) < rates, random_actions, actions)
 
     def predict(
         self,
@@ -246,18 +278,23 @@ class R2D2(RecurrentOffPolicyAlgorithm):
         :param observation: the input observation, of one environment or of several
         :param state: what the previous call returned, None at the very beginning
         :param episode_start: (n_envs,) bool, an episode begins with this observation: its part of ``state`` is forgotten
-        :param deterministic: the best action, always; otherwise a random one at the final exploration rate, as in SB3's DQN
-            at the end of training
+        :param deterministic: the best action, always; otherwise a random one at ``exploration_rate``, as in SB3's DQN the
+            rate of the latest training step, which can be set
         :return: the action and the next state
         """
         action, state = self.policy.predict(observation, state, episode_start, deterministic)
         if not deterministic:
             assert state is not None
-            action = self._explore(np.asarray(action), self.exploration_final_eps)
+            action = self._explore(np.asarray(action), self.exploration_rate)
             # What is done is what will be remembered
             done = encode_actions(th.as_tensor(action.reshape(-1, 1)), self.action_space)
             state = (*state[:-1], done.numpy()[None])
         return action, state
+
+    def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
+        super().load_replay_buffer(path, truncate_last_traj)
+        # The step whose error was still to come is not in this buffer
+        self._unfinished = None
 
     def _store_transition(
         self,
@@ -291,7 +328,7 @@ class R2D2(RecurrentOffPolicyAlgorithm):
         terminated = buffer.terminated[(step.n_added - 1) % buffer.buffer_size]
         next_values = np.where(self._last_episode_starts, step.greedy_values, self._staged_q_values.max(axis=1))
         targets = self._to_learned_scale(
-            th.as_tensor(step.rewards * self._reward_factor())
+            th.as_tensor(step.rewards * self.reward_factor)
             + self.gamma * th.as_tensor(~terminated) * self._from_learned_scale(th.as_tensor(next_values))
         )
         buffer.set_newest_errors(np.abs(targets.numpy() - step.q_values))
@@ -316,15 +353,15 @@ class R2D2(RecurrentOffPolicyAlgorithm):
             samples = self._sample_sequences(batch_size)
 
             # One unroll per network over o_0 .. o_T; what is said of step t stands at [:-1], of its successor at [1:]
-            latents = self.q_net.encode(samples)
-            self._diagnose(samples, latents)
-            self._refresh_states(samples)
-            q_values = self.q_net.q_values(latents)
+            encoded = self.q_net.encode(samples)
+            self._diagnose(samples, encoded.latents)
+            self._refresh_states(samples, encoded, encoded)
+            q_values = self.q_net.q_values(encoded.latents)
 
             with th.no_grad():
                 # Double Q-learning: the online network chooses, the target network values
                 next_actions = q_values[1:].argmax(dim=-1, keepdim=True)
-                next_q_values = self.q_net_target.q_values(self.q_net_target.encode(samples)[1:])
+                next_q_values = self.q_net_target.q_values(self.q_net_target.encode(samples).latents[1:])
                 next_values = self._from_learned_scale(next_q_values.gather(-1, next_actions).squeeze(-1))
                 target_q_values = self._to_learned_scale(
                     n_step_targets(samples.rewards, samples.terminated, samples.mask, next_values, self.gamma, self.n_steps)
@@ -334,8 +371,8 @@ class R2D2(RecurrentOffPolicyAlgorithm):
             current_q_values = q_values[:-1].gather(-1, samples.actions.long()).squeeze(-1)
 
             # Compute loss
-            errors = (current_q_values - target_q_values) ** 2
-            loss = 0.5 * masked_mean(errors * samples.weights, samples.mask)
+            errors = current_q_values - target_q_values
+            loss = 0.5 * masked_mean(errors**2 * samples.weights, samples.mask)
             losses.append(loss.detach())
             q_means.append(masked_mean(current_q_values.detach(), samples.mask))
 

@@ -1,5 +1,6 @@
 """RecurrentSAC: maximum-entropy learning with automatic temperature and twin critics, with memory."""
 
+import math
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -183,6 +184,14 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
         if _init_setup_model:
             self._setup_model()
 
+    def _check_settings(self) -> None:
+        super()._check_settings()
+        automatic, initial_value = _parse_auto("ent_coef", self.ent_coef, 1.0)
+        if automatic and not initial_value > 0.0:
+            raise ValueError(f"ent_coef={self.ent_coef!r} must begin above 0")
+        if initial_value < 0.0:
+            raise ValueError(f"ent_coef={self.ent_coef!r} must not be negative")
+
     def _setup_model(self) -> None:
         super()._setup_model()
         if self.use_sde:
@@ -191,8 +200,6 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
         self._resolved_target_entropy = self._resolve_target_entropy()
 
         automatic, initial_value = _parse_auto("ent_coef", self.ent_coef, 1.0)
-        if automatic and initial_value <= 0.0:
-            raise ValueError(f"ent_coef={self.ent_coef!r} must begin above 0")
         if automatic:
             # Note: we optimize the log of the entropy coeff which is slightly different from the paper
             # as discussed in https://github.com/rail-berkeley/softlearning/issues/37
@@ -257,16 +264,13 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
             self._n_updates += 1
             samples = self._sample_sequences(batch_size)
 
-            # We need to sample because `log_std` may have changed between two gradient steps
-            if self.use_sde:
-                self.policy.reset_noise()
-
             # One unroll per network over o_0 .. o_T; what is said of step t stands at [:-1], of its successor at [1:]
-            critic_latents = self.critic.encode(samples)
-            self._diagnose(samples, critic_latents)
+            critic = self.critic.encode(samples)
+            self._diagnose(samples, critic.latents)
             # Actions by the current policy: for the actor loss and, without gradient, for the bootstrap
-            policy = self.actor.action_log_prob(self.actor.encode(samples, critic_latents))
-            self._refresh_states(samples)
+            actor = self.actor.encode(samples, critic)
+            policy = self.actor.action_log_prob(actor.latents)
+            self._refresh_states(samples, actor, critic)
             current_policy, next_policy = policy.steps(slice(-1)), policy.steps(slice(1, None))
 
             if self.ent_coef_optimizer is not None and self.log_ent_coef is not None:
@@ -289,8 +293,8 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
 
             with th.no_grad():
                 # Compute the next Q values: min over all critics targets
-                target_latents = self.critic_target.encode(samples)
-                next_q_values = th.stack(self.critic_target.policy_values(target_latents[1:], next_policy)).amin(dim=0)
+                next_latents = self.critic_target.encode(samples).latents[1:]
+                next_q_values = th.stack(self.critic_target.policy_values(next_latents, next_policy)).amin(dim=0)
                 # add entropy term
                 next_values = next_policy.expectation(next_q_values - ent_coef * next_policy.log_probs)
                 target_q_values = n_step_targets(
@@ -299,7 +303,7 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
 
             # Get current Q-values estimates for each critic network
             # using action from the replay buffer
-            current_q_values = self.critic(critic_latents[:-1], samples.actions)
+            current_q_values = self.critic(critic.latents[:-1], samples.actions)
 
             # Compute critic loss
             errors = sum((current_q - target_q_values) ** 2 for current_q in current_q_values)
@@ -308,11 +312,11 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
 
             # Optimize the critic
             self._minimize(critic_loss, self.critic.optimizer)
-            self._update_priorities(samples, errors / len(current_q_values))
+            self._update_priorities(samples, (errors / len(current_q_values)).sqrt())
 
             # Compute actor loss; the critic's memory is given, not to be changed by it
             # Min over all critic networks
-            q_values_pi = self.critic.policy_values(critic_latents[:-1].detach(), current_policy)
+            q_values_pi = self.critic.policy_values(critic.latents[:-1].detach(), current_policy)
             min_qf_pi = th.stack(q_values_pi).amin(dim=0)
             soft_values = current_policy.expectation(ent_coef * current_policy.log_probs - min_qf_pi)
             actor_loss = masked_mean(soft_values, samples.mask)
@@ -346,6 +350,9 @@ def _parse_auto(name: str, value: str | float, default: float) -> tuple[bool, fl
     """Whether ``value`` is "auto" or "auto_NUMBER", and the number (of the latter, or itself, or ``default``)."""
     automatic = str(value).startswith("auto")
     try:
-        return automatic, default if value == "auto" else float(str(value).removeprefix("auto_"))
+        number = default if value == "auto" else float(str(value).removeprefix("auto_"))
+        if math.isfinite(number):
+            return automatic, number
     except ValueError:
-        raise ValueError(f"{name}={value!r} must be a number, 'auto', or 'auto_NUMBER' such as 'auto_0.1'") from None
+        pass
+    raise ValueError(f"{name}={value!r} must be a number, 'auto', or 'auto_NUMBER' such as 'auto_0.1'")

@@ -182,7 +182,7 @@ class StepRing(ReplayBuffer):
         :param lstm_states: memory before the step, that is, what the policy was given together with o_t
         :raises ValueError: if a reward is not finite or the states do not fit; nothing is stored then
         """
-        if not math.isfinite(reward.sum()):
+        if not np.isfinite(reward).all():
             raise ValueError(
                 f"reward={reward} of the environment(s) {np.flatnonzero(~np.isfinite(reward)).tolist()} is not finite. "
                 "The step was not stored; check the environment (VecCheckNan finds the step that produced it)."

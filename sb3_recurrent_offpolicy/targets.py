@@ -7,7 +7,7 @@ def masked_mean(values: th.Tensor, mask: th.Tensor) -> th.Tensor:
     """
     Mean over the steps that exist: padding neither contributes nor dilutes.
 
-    :param values: (T, B); what stands in padding is ignored, be it NaN
+    :param values: (T, B); what stands in padding is ignored, even NaN
     :param mask: (T, B), 1 = count
     :return: scalar; the plain mean where nothing is masked
     """
@@ -40,7 +40,8 @@ def n_step_targets(
     """
     discounts = gamma * (1.0 - terminated)
     targets = rewards + discounts * next_values
-    for _ in range(n_steps - 1):
+    # The first step of a row has no more than T - 1 steps behind it
+    for _ in range(min(n_steps, len(rewards)) - 1):
         successors = th.where(mask[1:] > 0, targets[1:], next_values[:-1])
         targets = rewards + discounts * th.cat([successors, next_values[-1:]])
     return targets

@@ -10,6 +10,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
+from sb3_recurrent_offpolicy.checks import check_numbers
 from sb3_recurrent_offpolicy.networks import DeterministicActor, RecurrentContinuousCritic
 from sb3_recurrent_offpolicy.policies import (
     RecurrentTD3Policy,
@@ -163,6 +164,15 @@ class RecurrentTD3(RecurrentOffPolicyAlgorithm):
         if _init_setup_model:
             self._setup_model()
 
+    def _check_settings(self) -> None:
+        super()._check_settings()
+        check_numbers(
+            0,
+            target_policy_noise=self.target_policy_noise,
+            target_noise_clip=self.target_noise_clip,
+            preactivation_penalty=self.preactivation_penalty,
+        )
+
     def train(self, gradient_steps: int, batch_size: int = 16) -> None:
         # Switch to train mode (this affects batch norm / dropout)
         self.policy.set_training_mode(True)
@@ -177,24 +187,25 @@ class RecurrentTD3(RecurrentOffPolicyAlgorithm):
 
             # One unroll per network over o_0 .. o_T; what is said of step t stands at [:-1], of its successor at [1:]
             with th.no_grad():
-                target_latents = self.critic_target.encode(samples)
-                next_actor_latents = self.actor_target.encode(samples, target_latents)[1:]
+                target = self.critic_target.encode(samples)
+                next_latents = target.latents[1:]
+                next_actor_latents = self.actor_target.encode(samples, target).latents[1:]
 
                 # Select action according to policy and add clipped noise
-                noise = th.randn_like(samples.actions) * self.target_policy_noise
-                noise = noise.clamp(-self.target_noise_clip, self.target_noise_clip)
+                noise = th.randn(samples.actions.shape, generator=self._torch_generator, device=self.device)
+                noise = (noise * self.target_policy_noise).clamp(-self.target_noise_clip, self.target_noise_clip)
                 next_actions = (self.actor_target(next_actor_latents) + noise).clamp(-1, 1)
 
                 # Compute the next Q-values: min over all critics targets
-                next_q_values = th.stack(self.critic_target(target_latents[1:], next_actions)).amin(dim=0)
+                next_q_values = th.stack(self.critic_target(next_latents, next_actions)).amin(dim=0)
                 target_q_values = n_step_targets(
                     samples.rewards, samples.terminated, samples.mask, next_q_values, self.gamma, self.n_steps
                 )
 
             # Get current Q-values estimates for each critic network
-            critic_latents = self.critic.encode(samples)
-            self._diagnose(samples, critic_latents)
-            current_q_values = self.critic(critic_latents[:-1], samples.actions)
+            critic = self.critic.encode(samples)
+            self._diagnose(samples, critic.latents)
+            current_q_values = self.critic(critic.latents[:-1], samples.actions)
 
             # Compute critic loss
             errors = sum((current_q - target_q_values) ** 2 for current_q in current_q_values)
@@ -203,21 +214,21 @@ class RecurrentTD3(RecurrentOffPolicyAlgorithm):
 
             # Optimize the critics
             self._minimize(critic_loss, self.critic.optimizer)
-            self._update_priorities(samples, errors / len(current_q_values))
+            self._update_priorities(samples, (errors / len(current_q_values)).sqrt())
 
             # Delayed policy updates
             if self._n_updates % self.policy_delay == 0:
                 # Compute actor loss; the critic's memory is given, not to be changed by it
-                critic_latents = critic_latents.detach()
-                preactivations = self.actor.mu(self.actor.encode(samples, critic_latents)[:-1])
-                q_values = self.critic.q1_forward(critic_latents[:-1], th.tanh(preactivations))
+                actor = self.actor.encode(samples, critic)
+                preactivations = self.actor.mu(actor.latents[:-1])
+                q_values = self.critic.q1_forward(critic.latents[:-1].detach(), th.tanh(preactivations))
                 penalty = self.preactivation_penalty * preactivations.square().sum(dim=-1)
                 actor_loss = masked_mean(penalty - q_values, samples.mask)
                 actor_losses.append(actor_loss.detach())
 
                 # Optimize the actor
                 self._minimize(actor_loss, self.actor.optimizer)
-                self._refresh_states(samples)
+                self._refresh_states(samples, actor, critic)
 
                 self.policy.update_targets(self.tau)
 

@@ -7,7 +7,7 @@ import torch as th
 from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3.common.type_aliases import PyTorchObs
 
-__all__ = ["ActionLogProbs", "BurnIn", "CoreState", "RNNStates", "RecurrentSequenceSamples"]
+__all__ = ["ActionLogProbs", "BurnIn", "CoreState", "Encoded", "RNNStates", "RecurrentSequenceSamples"]
 
 # State of one recurrent core: any number of tensors (n_layers, batch, hidden); (h, c) for an LSTM, (h,) for a GRU
 CoreState = tuple[th.Tensor, ...]
@@ -49,6 +49,15 @@ class RecurrentSequenceSamples(NamedTuple):
     """(B,) importance weights, ones for uniform replay"""
     indices: np.ndarray
     """(B,) identity of each sequence: time index of its first learned step * n_envs + environment"""
+
+
+class Encoded(NamedTuple):
+    """What a memory made of a batch."""
+
+    latents: th.Tensor
+    """Of o_0 .. o_T: (T+1, B, latent_dim)"""
+    warm_state: CoreState
+    """Memory that burn-in led to, at the first learned step of the rows that have one: (n_layers, B', hidden) each"""
 
 
 class ActionLogProbs(NamedTuple):

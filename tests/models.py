@@ -91,6 +91,7 @@ def losses(model: Any, samples: Any, monkeypatch: pytest.MonkeyPatch) -> SimpleN
         patch.setattr(model, "policy_delay", 1, raising=False)
         patch.setattr(model.policy, "update_targets", lambda tau: None)
         th.manual_seed(0)
+        model._torch_generator.manual_seed(0)
         model.train(1, samples.mask.shape[1])
     if log_ent_coef is not None:
         model.log_ent_coef.data.copy_(log_ent_coef)

@@ -150,5 +150,6 @@ class Recorder:
         np.testing.assert_array_equal(previous_action, expected)
 
 
-def make_buffer(buffer_size: int, n_envs: int = 1, **kwargs: Any) -> RecurrentSequenceReplayBuffer:
-    return RecurrentSequenceReplayBuffer(buffer_size, OBSERVATION_SPACE, ACTION_SPACE, device="cpu", n_envs=n_envs, **kwargs)
+def make_buffer(buffer_size: int, n_envs: int = 1, **settings: Any) -> RecurrentSequenceReplayBuffer:
+    kwargs: dict[str, Any] = dict(device="cpu", n_envs=n_envs, seed=0) | settings
+    return RecurrentSequenceReplayBuffer(buffer_size, OBSERVATION_SPACE, ACTION_SPACE, **kwargs)

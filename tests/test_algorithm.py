@@ -19,6 +19,7 @@ from stable_baselines3.common.callbacks import (
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise, VectorizedActionNoise
+from stable_baselines3.common.torch_layers import get_actor_critic_arch
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecNormalize
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
@@ -266,9 +267,16 @@ def test_episodic_training_needs_one_environment() -> None:
 
 
 def test_subprocesses() -> None:
-    env = make_vec_env("Pendulum-v1", 2, vec_env_cls=SubprocVecEnv, vec_env_kwargs=dict(start_method="spawn"))
-    RecurrentTD3("MlpLstmPolicy", env, **KWARGS).learn(40)
-    env.close()
+    """The same run as with environments in this process."""
+    in_processes: dict[str, Any] = dict(vec_env_cls=SubprocVecEnv, vec_env_kwargs=dict(start_method="spawn"))
+    runs: list[Any] = []
+    for kwargs in ({}, in_processes):
+        env = make_vec_env("Pendulum-v1", 2, seed=0, **kwargs)
+        runs.append(RecurrentTD3("MlpLstmPolicy", env, **KWARGS).learn(40))
+        env.close()
+    np.testing.assert_array_equal(*(model.replay_buffer.observations for model in runs))
+    for a, b in zip(*(model.policy.parameters() for model in runs), strict=True):
+        assert th.equal(a, b)
 
 
 def test_set_env_starts_a_new_episode() -> None:
@@ -293,7 +301,7 @@ def test_vec_normalize(kwargs: dict[str, Any]) -> None:
 def test_rewards_that_vec_normalize_scales_are_not_scaled_twice() -> None:
     env = VecNormalize(make_vec_env(lambda: RecallEnv(reward_factor=1000.0), 2), gamma=0.99)
     model = RecurrentTD3("MlpLstmPolicy", env, **KWARGS | dict(gradient_steps=0)).learn(600)
-    assert 0.2 < model._reward_factor() < 5
+    assert 0.2 < model.reward_factor < 5
 
 
 def observation_spaces() -> dict[str, spaces.Space]:
@@ -352,7 +360,26 @@ def test_observation_spaces_and_policies(
     ],
 )
 def test_policy_kwargs(policy_kwargs: dict[str, Any]) -> None:
-    model_on(random_envs(1), policy_kwargs=dict(lstm_hidden_size=5) | policy_kwargs).learn(40)
+    """Each is followed: by layers, activations, heads, biases and the optimiser, all of which are learned."""
+    model = model_on(random_envs(1), policy_kwargs=dict(lstm_hidden_size=5) | policy_kwargs)
+    before = [parameter.clone() for parameter in (*model.actor.parameters(), *model.critic.parameters())]
+    model.learn(40)
+    assert not any(map(th.equal, before, (*model.actor.parameters(), *model.critic.parameters())))
+
+    def hidden_sizes(head: Any) -> list[int]:
+        return [layer.out_features for layer in head if isinstance(layer, th.nn.Linear)][:-1]
+
+    net_arch = policy_kwargs.get("net_arch", [128, 128])
+    actor_arch, critic_arch = get_actor_critic_arch(net_arch)
+    assert hidden_sizes(model.actor.mu) == actor_arch
+    assert [hidden_sizes(head) for head in model.critic.q_networks] == [critic_arch] * policy_kwargs.get("n_critics", 2)
+    activations = {type(layer) for layer in model.critic.q_networks[0] if not isinstance(layer, th.nn.Linear)}
+    assert activations == ({policy_kwargs.get("activation_fn", th.nn.ReLU)} if critic_arch else set())
+    assert type(model.actor.optimizer) is policy_kwargs.get("optimizer_class", th.optim.Adam)
+    assert model.actor.optimizer.defaults.get("momentum", 0.9) == 0.9
+    core = model.actor.encoder.core
+    assert len(core.state_shapes[0]) == 2 and core.state_shapes[0][0] == policy_kwargs.get("n_lstm_layers", 1)
+    assert core.rnn.bias == policy_kwargs.get("lstm_kwargs", {}).get("bias", True)
 
 
 def test_the_users_policy_kwargs_stay_as_they_are() -> None:
@@ -396,7 +423,7 @@ def test_logged_values(algorithm: type[RecurrentOffPolicyAlgorithm], tmp_path: A
         (dict(n_steps=0), "n_steps=0"),
         (dict(batch_size=0), "batch_size=0"),
         (dict(policy_delay=0), "policy_delay=0"),
-        (dict(reward_scale=-1.0), "reward_scale=-1.0 must be a positive number or 'auto'"),
+        (dict(reward_scale=-1.0), "reward_scale=-1.0 must be a finite number above 0 or 'auto'"),
         (dict(reward_scale="big"), "reward_scale='big'"),
         (dict(replay_buffer_class=HerReplayBuffer), "replay_buffer_class=HerReplayBuffer .* leave it None"),
         (dict(replay_buffer_class=ReplayBuffer), "replay_buffer_class=ReplayBuffer"),
@@ -433,7 +460,7 @@ def test_bad_spaces() -> None:
 
 def test_a_buffer_too_small_for_a_sequence() -> None:
     with pytest.raises(ValueError, match="raise buffer_size"):
-        model_on(random_envs(1), buffer_size=3).learn(10)
+        model_on(random_envs(1), buffer_size=3)
 
 
 def test_optimize_memory_usage_is_always_on() -> None:

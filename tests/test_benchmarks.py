@@ -30,7 +30,7 @@ def test_observations_hide_what_they_should(env_id: str) -> None:
     ],
 )
 def test_tuned_settings_make_models(algo: str, env_id: str) -> None:
-    model, n_steps = make_model(algo, env_id, 0, stated_hyperparams(algo, env_id) | dict(buffer_size=5_000))
+    model, n_steps = make_model(algo, env_id, 0, stated_hyperparams(algo, env_id) | dict(buffer_size=10_000))
     assert isinstance(model, ALGORITHMS[algo])
     assert n_steps % TASKS[env_id].curve_every == 0, "the curve ends with the final model"
 
@@ -39,7 +39,7 @@ def test_tuned_settings_make_models(algo: str, env_id: str) -> None:
 def test_ablations_differ_in_what_they_name(env_id: str) -> None:
     replayed, seen = set(), []
     for settings in variations(env_id).values():
-        stated = stated_hyperparams(STUDIES[env_id].algo, env_id) | dict(buffer_size=5_000)
+        stated = stated_hyperparams(STUDIES[env_id].algo, env_id) | dict(buffer_size=10_000)
         for setting in settings:
             set_entry(stated, setting)
         make_model(STUDIES[env_id].algo, env_id, 0, stated)

@@ -50,10 +50,12 @@ def test_samples_equal_the_record(data: Any) -> None:
     burn_in = 0 if sequence_length is None else data.draw(st.integers(0, sequence_length))
     n_envs = data.draw(st.integers(1, 3))
     rows = data.draw(st.integers(burn_in + (sequence_length or stride) + 1, 60))
-    np.random.seed(data.draw(st.integers(0, 1000)))
+    seed = data.draw(st.integers(0, 1000))
+    np.random.seed(seed)
     buffer = make_buffer(
         rows * n_envs,
         n_envs,
+        seed=seed,
         sequence_length=sequence_length,
         burn_in=burn_in,
         stride=stride,
@@ -83,11 +85,10 @@ def test_samples_equal_the_record(data: Any) -> None:
 @pytest.mark.parametrize(
     ("sequence_length", "burn_in", "stride"), [(8, 0, 1), (8, 0, 2), (8, 4, 2), (8, 8, 1), (9, 5, 3), (8, 0, 8), (6, 2, None)]
 )
-@pytest.mark.parametrize("n_episode_steps", [20, 37])
+@pytest.mark.parametrize(("n_episode_steps", "batch_size"), [(20, 256), (37, 256), (20, 1), (20, 4)])
 def test_every_step_is_trained_on_about_equally_often(
-    sequence_length: int, burn_in: int, stride: int | None, n_episode_steps: int
+    sequence_length: int, burn_in: int, stride: int | None, n_episode_steps: int, batch_size: int
 ) -> None:
-    np.random.seed(0)
     buffer = make_buffer(1200, 2, sequence_length=sequence_length, burn_in=burn_in, stride=stride)
     recorder = record(buffer, [[(n_episode_steps, TERMINATES)] * 20, [(5, TRUNCATES)] + [(n_episode_steps, TERMINATES)] * 20])
     position = {}
@@ -97,18 +98,17 @@ def test_every_step_is_trained_on_about_equally_often(
         position.update({(env, t): t - starts[t] for t in complete})
 
     counts: Counter[int] = Counter()
-    for _ in range(150):
-        samples = buffer.sample(256)
+    for _ in range(min(38_400 // batch_size, 12_000)):
+        samples = buffer.sample(batch_size)
         times, envs = np.divmod(samples.indices, buffer.n_envs)
         for env, first, length in zip(envs, times, samples.mask.sum(dim=0).int().tolist(), strict=True):
             counts.update(position[env, t] for t in range(first, first + length) if (env, t) in position)
     assert set(counts) == set(range(n_episode_steps))
     # 2 in expectation, a little more for chance
-    assert max(counts.values()) / min(counts.values()) <= 2.1
+    assert max(counts.values()) / min(counts.values()) <= (2.1 if batch_size > 1 else 2.3)
 
 
 def test_sequences_begin_at_many_phases() -> None:
-    np.random.seed(0)
     buffer = make_buffer(400, sequence_length=8)
     recorder = record(buffer, [[(90, TERMINATES)] * 4])
     firsts = {first % 90 for _ in range(50) for _, first, _, _ in recorder.check(buffer.sample(32))}
@@ -146,7 +146,7 @@ def test_round_trip_changes_nothing() -> None:
     copy = pickle.loads(pickle.dumps(buffer))
     batches = []
     for each in (buffer, copy):
-        np.random.seed(3)
+        each.seed(3)
         batches.append(each.sample(16))
         recorder.check(batches[-1])
     for a, b in zip(*batches, strict=True):
@@ -256,9 +256,9 @@ def test_normalised_when_sampled_raw_when_stored() -> None:
     statistics.mean[:], statistics.var[:], env.ret_rms.var = 3.0, 4.0, np.array(25.0)
     buffer = make_buffer(50, sequence_length=4, burn_in=4)
     record(buffer, [[(40, TERMINATES)]])
-    np.random.seed(0)
+    buffer.seed(0)
     raw = buffer.sample(16)
-    np.random.seed(0)
+    buffer.seed(0)
     normal = buffer.sample(16, env=env)
     assert raw.burn_in is not None and normal.burn_in is not None
     for observations, normalised in [
@@ -273,17 +273,20 @@ def test_normalised_when_sampled_raw_when_stored() -> None:
     ("kwargs", "message"),
     [
         (dict(sequence_length=0), r"sequence_length=0 must be at least 1"),
-        (dict(burn_in=-1), r"burn_in=-1 must not be negative"),
+        (dict(burn_in=-1), r"burn_in=-1 must be at least 0"),
+        (dict(sequence_length=4.0), r"sequence_length=4.0 must be an integer"),
+        (dict(burn_in=2.5), r"burn_in=2.5 must be an integer"),
+        (dict(buffer_size=0), r"buffer_size=0 must be at least 1"),
         (dict(sequence_length=8, burn_in=9), r"burn_in=9 must not exceed sequence_length=8.*raise sequence_length"),
         (dict(sequence_length=None, burn_in=1), r"burn_in=1 .*whole episodes"),
-        (dict(sequence_length=8, stride=3), r"stride=3 must be a positive divisor of sequence_length=8"),
+        (dict(sequence_length=8, stride=3), r"stride=3 must be a divisor of sequence_length=8"),
         (dict(stride=0), r"stride=0"),
         (dict(state_init="learned"), r"state_init='learned' must be 'stored' or 'zero'"),
     ],
 )
 def test_impossible_settings(kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        make_buffer(100, **kwargs)
+        make_buffer(**dict(buffer_size=100) | kwargs)
 
 
 @pytest.mark.parametrize(("length", "stride"), [(1, 1), (6, 1), (13, 1), (16, 4), (21, 3), (25, 5), (32, 8), (50, 10)])
@@ -292,10 +295,11 @@ def test_the_default_stride_is_about_a_quarter(length: int, stride: int) -> None
 
 
 def test_buffer_smaller_than_a_sequence() -> None:
-    buffer = make_buffer(40, 2, sequence_length=16, burn_in=8)
     with pytest.raises(ValueError, match=r"buffer_size=40 keeps 20 steps .* raise buffer_size to 50"):
-        Recorder(buffer).add([CONTINUES, CONTINUES])
-    make_buffer(1)
+        make_buffer(40, 2, sequence_length=16, burn_in=8)
+    only_predicts = make_buffer(1)
+    with pytest.raises(ValueError, match="buffer_size=1 is for a model that only predicts"):
+        Recorder(only_predicts).add([CONTINUES])
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

@@ -66,7 +66,7 @@ def test_losses_equal_those_on_the_cpu() -> None:
         th.manual_seed(0)
         weights = {name: 0.1 * th.randn(value.shape) for name, value in model.policy.state_dict().items()}
         model.policy.load_state_dict(weights)
-        np.random.seed(0)
+        model.replay_buffer.seed(0)
         model.train(2, 16)
         values.append([model.logger.name_to_value[f"train/{name}"] for name in ("critic_loss", "actor_loss")])
     np.testing.assert_allclose(values[0], values[1], rtol=1e-3)

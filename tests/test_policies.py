@@ -127,6 +127,8 @@ def test_wrong_state_shapes(shape: tuple[int, ...]) -> None:
         policy.predict(observation, (np.zeros(shape), *state[1:]))
     with pytest.raises(ValueError, match="state has arrays"):
         policy.predict(observation, state[:-1])
+    with pytest.raises(ValueError, match=r"state=3 is no tuple, this policy expects .* pass what the previous predict"):
+        policy.predict(observation, 3)  # type: ignore[arg-type]
 
 
 def test_wrong_episode_start_and_gym_observation() -> None:

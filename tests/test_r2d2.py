@@ -171,27 +171,29 @@ def test_one_environment_follows_the_schedule() -> None:
 
 
 def test_the_rate_is_logged() -> None:
-    model = make_model(2, exploration_ladder=(0.5, 1.0)).learn(8)
-    assert model.logger.name_to_value["rollout/exploration_rate"] == pytest.approx((0.5 + 0.25) / 2)
+    model = make_model(8, exploration_ladder=(0.5, 1.0)).learn(8)
+    mean = float(np.mean(0.5 ** (1 + np.arange(8) / 7)))
+    assert model.logger.name_to_value["rollout/exploration_rate"] == model.exploration_rate == pytest.approx(mean)
 
 
 def test_several_environments_form_a_ladder() -> None:
     """Rates, and how often each environment deviates from the best action, with random numbers of its own."""
-    model = make_model(4, exploration_ladder=(0.4, 7.0))
-    rates = 0.4 ** (1 + 7 * np.arange(4) / 3)
+    model = make_model(8, exploration_ladder=(0.4, 7.0))
+    rates = 0.4 ** (1 + np.arange(8))
     np.testing.assert_allclose(model.exploration_rates(), rates)
-    np.random.seed(0)
-    greedy = np.zeros(4, dtype=int)
+    greedy = np.zeros(8, dtype=int)
     deviates = np.array([model._explore(greedy, rates) != greedy for _ in range(20_000)])
     # One in four random actions is the best one
-    np.testing.assert_allclose(deviates.mean(axis=0), rates * 3 / 4, rtol=0.15, atol=1e-3)
+    np.testing.assert_allclose(deviates.mean(axis=0), rates * 3 / 4, rtol=0.15, atol=2e-3)
     together = (deviates[:, 0] & deviates[:, 1]).mean()
     assert together == pytest.approx(deviates[:, 0].mean() * deviates[:, 1].mean(), rel=0.3)
 
 
 def test_random_actions_are_remembered() -> None:
     """In ``predict`` too, the previous action is the one that was taken."""
-    model = make_model(1, exploration_final_eps=1.0)
+    model = make_model(1)
+    assert model.exploration_rate == 0.0, "as in SB3's DQN, before training"
+    model.exploration_rate = 1.0
     observations = np.zeros((400, 2), dtype=np.float32)
     actions, state = model.predict(observations, deterministic=False)
     assert state is not None and set(actions.tolist()) == set(range(N_ACTIONS))
@@ -200,7 +202,7 @@ def test_random_actions_are_remembered() -> None:
     assert state is not None and len(set(greedy.tolist())) == 1
     action, _ = model.predict(observations[0], deterministic=False)
     assert action.shape == ()
-    model.exploration_final_eps = 0.0
+    model.exploration_rate = 0.0
     assert model.predict(observations[0], deterministic=False)[0] == greedy[0]
 
 
@@ -237,7 +239,7 @@ def test_initial_priorities_are_the_actors_own_errors(n_envs: int, value_rescali
             target = rescale(0.5 * th.tensor(float(buffer.rewards[t, env])) + bootstrap)
             expected = (target - q_values[t][int(buffer.actions[t, env, 0])]).abs()
             assert priorities.errors[t, env] == pytest.approx(float(expected), rel=1e-4, abs=1e-5)
-        assert priorities.errors[59, env] == priorities.largest_error, "not known yet"
+        assert np.isnan(priorities.errors[59, env]), "not known yet"
 
 
 def test_a_loaded_buffer_keeps_its_priorities(tmp_path: pathlib.Path) -> None:
@@ -284,7 +286,7 @@ def test_only_discrete_actions() -> None:
 def test_settings_can_be_changed_when_loading(tmp_path: pathlib.Path) -> None:
     make_model(2).learn(100).save(tmp_path / "model")
     loaded = R2D2.load(tmp_path / "model", env=envs(2), priority_alpha=0.5, exploration_final_eps=0.3)
-    assert loaded.replay_buffer.priority_alpha == 0.5 and loaded.exploration_schedule.end == 0.3
+    assert loaded.replay_buffer.priority_alpha == 0.5 and loaded.exploration_schedule(0.0) == 0.3
     loaded.learn(60)
 
 

@@ -99,7 +99,8 @@ def test_losses_equal_single_steps(
     sampled = policies[0].actions
     assert len(policies) == 1 and (sampled is None) == (variant is DISCRETE_SAC)
     expected = losses_step_by_step(model, samples, None if sampled is None else sampled.detach())
-    assert (found.critic, found.actor, found.ent_coef) == pytest.approx(expected, rel=1e-4)
+    # The oracle takes atanh of sampled actions, which loses digits near the bounds
+    assert (found.critic, found.actor, found.ent_coef) == pytest.approx(expected, rel=1e-3, abs=3e-4)
 
 
 def test_without_memory_it_is_sb3s_sac(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,7 +256,7 @@ def test_temperature_is_saved_with_its_optimizer(variant: Variant, ent_coef: Any
     model = random_env_model(variant, ent_coef=ent_coef)
     model.train(3, 8)
     model.save(tmp_path / "model")
-    loaded = RecurrentSAC.load(tmp_path / "model", env=model.env)
+    loaded: Any = RecurrentSAC.load(tmp_path / "model", env=model.env)
     if ent_coef == 0.2:
         assert loaded.ent_coef_optimizer is None and th.equal(loaded.ent_coef_tensor, model.ent_coef_tensor)
     else:
@@ -263,7 +264,6 @@ def test_temperature_is_saved_with_its_optimizer(variant: Variant, ent_coef: Any
         theirs, ours = model.ent_coef_optimizer.state_dict(), loaded.ent_coef_optimizer.state_dict()
         assert all(th.equal(value, ours["state"][0][key]) for key, value in theirs["state"][0].items())
     # What is optimised is what the losses use
-    np.random.seed(0)
     loaded.learn(60, reset_num_timesteps=False)
     before = loaded.log_ent_coef.clone() if ent_coef != 0.2 else None
     loaded.train(1, 8)
@@ -333,6 +333,7 @@ def test_log_probability_with_sde_by_single_steps() -> None:
     th.manual_seed(1)
     model.policy.reset_noise()
     matrix = distribution.exploration_mat
+    th.manual_seed(1)
     policy = model.actor.action_log_prob(latents)
     assert policy.actions is not None
     for t in range(2):
@@ -353,7 +354,7 @@ def test_sde_learns_and_loads(tmp_path: pathlib.Path) -> None:
     model.save(tmp_path / "model")
     for n_envs in (2, 3):
         env = make_vec_env(lambda: RandomEnv(model.observation_space, ACTION_SPACE), n_envs)
-        loaded = RecurrentSAC.load(tmp_path / "model", env=env)
+        loaded: Any = RecurrentSAC.load(tmp_path / "model", env=env)
         loaded.predict(env.reset(), deterministic=False)
         loaded.learn(60, reset_num_timesteps=False)
     model.policy.save(str(tmp_path / "policy"))
@@ -384,7 +385,9 @@ def test_stochastic_and_deterministic_prediction() -> None:
         assert all(variant.action_space.contains(action) for action in sampled)
         if variant is DISCRETE_SAC:
             counts = np.bincount(sampled, minlength=4)
-            probabilities = model.actor.action_dist.distribution.probs[0].numpy()
+            encoder, start = model.actor.encoder, th.zeros(1, 4)
+            latents, _ = encoder.step(*encoder.inputs(th.zeros(1, 2), start), encoder.core.initial_state(1))
+            probabilities = th.softmax(model.actor.logits(latents), dim=-1)[0].detach().numpy()
             assert greedy[0] == probabilities.argmax()
             assert np.abs(counts / 500 - probabilities).max() < 0.08
             np.testing.assert_array_equal(state[-1][0], np.eye(4)[sampled])

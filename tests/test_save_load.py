@@ -116,7 +116,7 @@ def test_replay_buffer(tmp_path: pathlib.Path) -> None:
     other.load_replay_buffer(tmp_path / "buffer.pkl")
     batches = []
     for each in (model, other):
-        np.random.seed(0)
+        each.replay_buffer.seed(0)
         batches.append(each.replay_buffer.sample(8))
     for a, b in zip(*map(th.utils._pytree.tree_leaves, batches), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -173,11 +173,12 @@ def test_foreign_zips(tmp_path: pathlib.Path) -> None:
     TD3("MlpPolicy", "Pendulum-v1", buffer_size=10).save(tmp_path / "td3")
     RecurrentPPO("MlpLstmPolicy", "Pendulum-v1").save(tmp_path / "ppo")
     for name in ("td3", "ppo"):
-        with pytest.raises(ValueError, match=r"is no policy of RecurrentTD3.*loaded by the class that saved it"):
+        with pytest.raises(ValueError, match=r"cannot be loaded as RecurrentTD3: policy=.*loaded by the class that saved it"):
             RecurrentTD3.load(tmp_path / name)
     model_on(random_envs(1)).save(tmp_path / "ours")
-    with pytest.raises(ValueError, match="RecurrentTD3Policy is no policy of RecurrentSAC"):
-        RecurrentSAC.load(tmp_path / "ours")
+    for other in (RecurrentSAC, RecurrentDDPG):
+        with pytest.raises(ValueError, match=rf"ours cannot be loaded as {other.__name__}: it was saved by RecurrentTD3: use"):
+            other.load(tmp_path / "ours")
     with pytest.raises(ValueError, match=r"ours cannot be loaded as R2D2: .*only supports"):
         R2D2.load(tmp_path / "ours", env=random_envs(1))
 
@@ -198,3 +199,114 @@ def test_corrupted_zips(tmp_path: pathlib.Path) -> None:
         RecurrentTD3.load(path)
     with pytest.raises(FileNotFoundError):
         RecurrentTD3.load(tmp_path / "missing")
+
+
+def test_replay_buffers_of_other_size_or_other_kind_of_ends_are_named(tmp_path: pathlib.Path) -> None:
+    model = model_on(random_envs(2)).learn(40)
+    for kwargs, name in (
+        (dict(buffer_size=500), "buffer_size=250, this model has buffer_size=500"),
+        (dict(replay_buffer_kwargs=dict(handle_timeout_termination=False)), "handle_timeout_termination=False"),
+    ):
+        settings: dict[str, Any] = kwargs
+        model_on(random_envs(2), **settings).learn(40).save_replay_buffer(tmp_path / "other")
+        with pytest.raises(ValueError, match=name):
+            model.load_replay_buffer(tmp_path / "other")
+
+
+def test_a_replay_buffer_can_be_loaded_where_there_is_none(tmp_path: pathlib.Path) -> None:
+    model = model_on(random_envs(2)).learn(40)
+    model.save_replay_buffer(tmp_path / "buffer")
+    model.replay_buffer = None
+    model.load_replay_buffer(tmp_path / "buffer")
+    model.learn(20, reset_num_timesteps=False)
+    assert model.replay_buffer.size() > 20
+    other = model_on(random_envs(2), sequence_length=6)
+    other.replay_buffer = None
+    with pytest.raises(ValueError, match="sequence_length=4, this model has sequence_length=6"):
+        other.load_replay_buffer(tmp_path / "buffer")
+
+
+def test_r2d2_writes_nothing_into_another_runs_buffer(tmp_path: pathlib.Path) -> None:
+    """Of equal length, at whose newest step this run's error would otherwise be recorded."""
+    models = [
+        model_on(random_envs(2, action_space=spaces.Discrete(3)), R2D2, burn_in=0, seed=seed).learn(48) for seed in (0, 1)
+    ]
+    models[1].save_replay_buffer(tmp_path / "buffer")
+    model = models[0]
+    model.load_replay_buffer(tmp_path / "buffer")
+    model.gradient_steps = 0
+    before = model.replay_buffer._priorities.errors.copy()
+    n_added = model.replay_buffer.n_added
+    model.learn(2, reset_num_timesteps=False)
+    after = model.replay_buffer._priorities.errors
+    np.testing.assert_array_equal(after[:n_added], before[:n_added])
+
+
+def test_optimize_memory_usage_when_loading(tmp_path: pathlib.Path) -> None:
+    model_on(random_envs(1)).save(tmp_path / "model")
+    with pytest.warns(UserWarning, match="has no effect"):
+        loaded = RecurrentTD3.load(tmp_path / "model", env=random_envs(1), optimize_memory_usage=True)
+    loaded.learn(30)
+    loaded.learn(30)
+    assert loaded.num_timesteps >= 30
+
+
+def test_memory_lr_scale_given_when_loading_counts(tmp_path: pathlib.Path) -> None:
+    model = model_on(random_envs(1)).learn(40)
+    model.save(tmp_path / "model")
+    policy_kwargs = model.policy_kwargs | dict(memory_lr_scale=0.1)
+    loaded: Any = RecurrentTD3.load(tmp_path / "model", random_envs(1), custom_objects=dict(policy_kwargs=policy_kwargs))
+    loaded.learn(20, reset_num_timesteps=False)
+    memory = set(loaded.actor.encoder.core.parameters())
+    rates = [group["lr"] for group in loaded.actor.optimizer.param_groups if set(group["params"]) & memory]
+    assert rates == pytest.approx([1e-4])
+
+
+def test_zips_of_the_other_deterministic_algorithm(tmp_path: pathlib.Path) -> None:
+    model_on(random_envs(1), RecurrentDDPG).save(tmp_path / "ddpg")
+    with pytest.raises(
+        ValueError, match=r"ddpg cannot be loaded as RecurrentTD3: it was saved by RecurrentDDPG: use RecurrentDDPG"
+    ):
+        RecurrentTD3.load(tmp_path / "ddpg")
+
+    class Mine(RecurrentDDPG):
+        """A user's own, which is a RecurrentDDPG all the same."""
+
+    assert Mine.load(tmp_path / "ddpg").num_timesteps == 0
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "action_space", "policy_kwargs"),
+    [
+        (RecurrentTD3, ACTION_SPACE, {}),
+        (RecurrentSAC, ACTION_SPACE, dict(shared_lstm=True, enable_critic_lstm=False)),
+        (RecurrentSAC, spaces.Discrete(3), {}),
+        (R2D2, spaces.Discrete(3), {}),
+    ],
+)
+def test_networks_by_themselves(
+    algorithm: type[RecurrentOffPolicyAlgorithm],
+    action_space: spaces.Space,
+    policy_kwargs: dict[str, Any],
+    tmp_path: pathlib.Path,
+) -> None:
+    kwargs = KWARGS["policy_kwargs"] | policy_kwargs
+    model: Any = model_on(random_envs(1, action_space=action_space), algorithm, burn_in=0, policy_kwargs=kwargs).learn(40)
+    samples = model._sample_sequences(4)
+    for name in model.network_names:
+        network = getattr(model, name)
+        network.save(tmp_path / "network")
+        loaded = type(network).load(tmp_path / "network", device="cpu")
+        for (key, a), (other_key, b) in zip(network.state_dict().items(), loaded.state_dict().items(), strict=True):
+            assert key == other_key and th.equal(a, b)
+        latents, others = (each.encoder.encode(samples, samples.initial_states.pi).latents for each in (network, loaded))
+        th.testing.assert_close(latents, others)
+
+
+def test_load_has_sb3s_signature() -> None:
+    import inspect
+
+    from stable_baselines3.common.base_class import BaseAlgorithm
+
+    theirs, ours = (inspect.signature(each.load).parameters for each in (BaseAlgorithm, RecurrentTD3))
+    assert [(name, p.default) for name, p in ours.items()] == [(name, p.default) for name, p in theirs.items()]

@@ -112,6 +112,7 @@ def test_without_memory_it_is_sb3s_td3(
     for update in range(n_updates):
         for model in (recurrent, plain):
             th.manual_seed(update)
+            recurrent._torch_generator.manual_seed(update)
             model.train(1, batch_size)
         for key in ("train/critic_loss", "train/actor_loss"):
             if key in plain.logger.name_to_value:

@@ -6,7 +6,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from sb3_recurrent_offpolicy.checks import check_at_least_one
+from sb3_recurrent_offpolicy.checks import check_integers
 from sb3_recurrent_offpolicy.envs.rl2 import wants_new_task
 
 
@@ -28,7 +28,7 @@ class BernoulliBandit(gym.Env[np.ndarray, np.int64]):
     """
 
     def __init__(self, n_arms: int = 10):
-        check_at_least_one(n_arms=n_arms)
+        check_integers(1, n_arms=n_arms)
         self.n_arms = n_arms
         self.observation_space = spaces.Box(0, 1, (1,), dtype=np.float32)
         self.action_space = spaces.Discrete(n_arms)

@@ -6,7 +6,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from sb3_recurrent_offpolicy.checks import check_at_least_one, check_exactly_one_given
+from sb3_recurrent_offpolicy.checks import check_exactly_one_given, check_integers
 from sb3_recurrent_offpolicy.envs.boxes import with_zero
 
 
@@ -38,7 +38,7 @@ class Flicker(gym.ObservationWrapper[np.ndarray, Any, np.ndarray], gym.utils.Rec
         super().__init__(env)
         check_exactly_one_given(period=period, probability=probability)
         if period is not None:
-            check_at_least_one(period=period)
+            check_integers(1, period=period)
         if probability is not None and not 0 <= probability <= 1:
             raise ValueError(f"probability={probability} must be from 0 to 1")
         if mode not in ("zeros", "hold"):

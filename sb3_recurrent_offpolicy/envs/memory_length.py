@@ -6,7 +6,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from sb3_recurrent_offpolicy.checks import check_at_least_one
+from sb3_recurrent_offpolicy.checks import check_integers
 
 
 class MemoryLength(gym.Env[np.ndarray, np.int64]):
@@ -28,7 +28,7 @@ class MemoryLength(gym.Env[np.ndarray, np.int64]):
     """
 
     def __init__(self, memory_length: int = 10, n_bits: int = 1):
-        check_at_least_one(memory_length=memory_length, n_bits=n_bits)
+        check_integers(1, memory_length=memory_length, n_bits=n_bits)
         self.memory_length = memory_length
         high = np.array([1.0, max(n_bits - 1, 1), *[1.0] * n_bits], dtype=np.float32)
         self.observation_space = spaces.Box(-high, high, dtype=np.float32)

@@ -5,7 +5,7 @@ from typing import Any, SupportsFloat
 import gymnasium as gym
 import numpy as np
 
-from sb3_recurrent_offpolicy.checks import check_at_least_one
+from sb3_recurrent_offpolicy.checks import check_integers
 from sb3_recurrent_offpolicy.envs.previous_action_reward import PreviousActionReward
 
 
@@ -42,7 +42,7 @@ class RL2Trial(PreviousActionReward):
     def __init__(self, env: gym.Env, n_episodes: int):
         gym.utils.RecordConstructorArgs.__init__(self, n_episodes=n_episodes)
         super().__init__(env, done=True)
-        check_at_least_one(n_episodes=n_episodes)
+        check_integers(1, n_episodes=n_episodes)
         self.n_episodes = n_episodes
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:

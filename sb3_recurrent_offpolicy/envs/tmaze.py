@@ -6,7 +6,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from sb3_recurrent_offpolicy.checks import check_at_least_one
+from sb3_recurrent_offpolicy.checks import check_integers
 
 # Right, up, left, down
 MOVES = ((1, 0), (0, 1), (-1, 0), (0, -1))
@@ -31,7 +31,7 @@ class PassiveTMaze(gym.Env[np.ndarray, np.int64]):
     """
 
     def __init__(self, corridor_length: int = 10):
-        check_at_least_one(corridor_length=corridor_length)
+        check_integers(1, corridor_length=corridor_length)
         self.corridor_length = corridor_length
         self.observation_space = spaces.Box(np.array([0, -1], dtype=np.float32), np.ones(2, dtype=np.float32))
         self.action_space = spaces.Discrete(4)

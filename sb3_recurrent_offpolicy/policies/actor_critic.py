@@ -7,7 +7,7 @@ from gymnasium import spaces
 from stable_baselines3.common.torch_layers import get_actor_critic_arch
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 
-from sb3_recurrent_offpolicy.checks import check_at_least_one
+from sb3_recurrent_offpolicy.checks import check_integers
 from sb3_recurrent_offpolicy.cores import NoCore
 from sb3_recurrent_offpolicy.networks import HistoryEncoder, RecurrentActor, RecurrentContinuousCritic, RecurrentCritic
 from sb3_recurrent_offpolicy.policies.base import RecurrentPolicy
@@ -24,7 +24,7 @@ class RecurrentActorCriticPolicy(RecurrentPolicy):
     :param observation_space: observation space
     :param action_space: action space
     :param lr_schedule: learning rate schedule (could be constant)
-    :param share_features_extractor: share it between actor and critic
+    :param share_features_extractor: share it between actor and critic; None shares it where they share the memory
     :param n_critics: number of Q-value heads
     :param shared_lstm: actor and critic share one memory
     :param enable_critic_lstm: give the critic a memory of its own; if neither this nor ``shared_lstm``, the critic sees
@@ -42,7 +42,7 @@ class RecurrentActorCriticPolicy(RecurrentPolicy):
         observation_space: spaces.Space,
         action_space: spaces.Space,
         lr_schedule: Schedule,
-        share_features_extractor: bool = False,
+        share_features_extractor: bool | None = None,
         n_critics: int = 2,
         shared_lstm: bool = False,
         enable_critic_lstm: bool = True,
@@ -53,7 +53,12 @@ class RecurrentActorCriticPolicy(RecurrentPolicy):
                 "shared_lstm=True and enable_critic_lstm=True exclude each other: choose enable_critic_lstm=False for one "
                 "memory, or shared_lstm=False for two"
             )
-        check_at_least_one(n_critics=n_critics)
+        if shared_lstm and share_features_extractor is False:
+            raise ValueError(
+                "share_features_extractor=False does not go with shared_lstm=True: one memory has one input. Leave "
+                "share_features_extractor out, or choose shared_lstm=False"
+            )
+        check_integers(1, n_critics=n_critics)
         self.share_features_extractor = share_features_extractor
         self.n_critics = n_critics
         self.shared_lstm = shared_lstm

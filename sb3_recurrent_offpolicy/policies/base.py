@@ -13,7 +13,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, Flatten
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
-from sb3_recurrent_offpolicy.checks import check_at_least_one
+from sb3_recurrent_offpolicy.checks import check_integers, check_numbers
 from sb3_recurrent_offpolicy.cores import LSTMCore, RecurrentCore
 from sb3_recurrent_offpolicy.networks import HistoryEncoder, RecurrentActor, RecurrentCritic, RecurrentQNetwork
 from sb3_recurrent_offpolicy.preprocessing import encode_actions
@@ -66,7 +66,8 @@ class RecurrentPolicy(BasePolicy):
         core_class: type[RecurrentCore] = LSTMCore,
         memory_lr_scale: float = 1.0,
     ):
-        check_at_least_one(lstm_hidden_size=lstm_hidden_size, n_lstm_layers=n_lstm_layers)
+        check_integers(1, lstm_hidden_size=lstm_hidden_size, n_lstm_layers=n_lstm_layers)
+        check_numbers(0, memory_lr_scale=memory_lr_scale, learning_rate=lr_schedule(1))
         optimizer_kwargs = optimizer_kwargs or {}
         if optimizer_class in (th.optim.Adam, th.optim.AdamW) and not {"foreach", "differentiable"} & set(optimizer_kwargs):
             optimizer_kwargs = {"fused": True} | optimizer_kwargs
@@ -146,14 +147,25 @@ class RecurrentPolicy(BasePolicy):
     def _make_optimizer(
         self, parameters: list[nn.Parameter], core: RecurrentCore, lr_schedule: Schedule
     ) -> th.optim.Optimizer:
-        """Two groups; ``lr_scale`` stays in them because SB3's schedules know one learning rate only."""
         memory = set(core.parameters())
         groups: list[dict[str, Any]] = [
-            {"params": [parameter for parameter in parameters if parameter not in memory], "lr_scale": 1.0},
-            {"params": [parameter for parameter in parameters if parameter in memory], "lr_scale": self.memory_lr_scale},
+            {"params": [parameter for parameter in parameters if parameter not in memory], "is_memory": False},
+            {"params": [parameter for parameter in parameters if parameter in memory], "is_memory": True},
         ]
-        groups = [group | {"lr": lr_schedule(1) * group["lr_scale"]} for group in groups if group["params"]]
-        return self.optimizer_class(groups, **self.optimizer_kwargs)
+        groups = [group | {"lr": lr_schedule(1)} for group in groups if group["params"]]
+        optimizer = self.optimizer_class(groups, **self.optimizer_kwargs)
+        self.slow_memory_down(optimizer)
+        return optimizer
+
+    def slow_memory_down(self, optimizer: th.optim.Optimizer) -> None:
+        """
+        Apply ``memory_lr_scale``, after all parameters were given one learning rate; SB3's schedules know no more than one.
+
+        :param optimizer: one of the policy's
+        """
+        for group in optimizer.param_groups:
+            if group.get("is_memory", False):
+                group["lr"] *= self.memory_lr_scale
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()
@@ -340,10 +352,11 @@ class RecurrentPolicy(BasePolicy):
         expected.append((1, n_envs, self.action_encoding_dim))
         if state is None:
             return tuple(np.zeros(shape, dtype=np.float32) for shape in expected), episode_starts
-        shapes = [np.shape(array) for array in state]
+        shapes = [np.shape(array) for array in state] if isinstance(state, (tuple, list)) else None
         if shapes != expected:
+            found = f"state={state!r} is no tuple" if shapes is None else f"state has arrays of shapes {shapes}"
             raise ValueError(
-                f"state has arrays of shapes {shapes}, this policy expects {expected} for an observation of {n_envs} "
+                f"{found}, this policy expects {expected} for an observation of {n_envs} "
                 "environment(s): pass what the previous predict() returned, or None to start afresh"
             )
         return state, episode_starts

@@ -14,6 +14,9 @@ from sb3_recurrent_offpolicy.networks import RecurrentQNetwork
 from sb3_recurrent_offpolicy.policies.base import RecurrentPolicy
 from sb3_recurrent_offpolicy.type_aliases import RNNStates
 
+# Known to the other algorithms' users, and meaningless here
+ACTOR_CRITIC_KWARGS = {"share_features_extractor", "n_critics", "shared_lstm", "enable_critic_lstm"}
+
 
 class R2D2Policy(RecurrentPolicy):
     """
@@ -41,6 +44,11 @@ class R2D2Policy(RecurrentPolicy):
         average_decay: float = 0.0,
         **kwargs: Any,
     ):
+        if of_actor_critics := sorted(ACTOR_CRITIC_KWARGS & set(kwargs)):
+            raise ValueError(
+                f"policy_kwargs has {of_actor_critics}, which R2D2 does not know: it has one network with one memory, and no "
+                "critic beside it. Leave them out"
+            )
         if not 0 <= average_decay < 1:
             raise ValueError(f"average_decay={average_decay} must be at least 0, which means no average, and less than 1")
         self.dueling = dueling

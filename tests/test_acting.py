@@ -1,0 +1,213 @@
+"""What acts: actions of every shape, copies at every hook, random numbers of its own, exceptions that are caught."""
+
+import copy
+import pickle
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+
+from sb3_recurrent_offpolicy import R2D2, RecurrentDDPG, RecurrentSAC, RecurrentTD3
+from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
+from tests.envs import RandomEnv
+from tests.recorder import ACTION_SPACE, OBSERVATION_SPACE
+from tests.test_algorithm import model_on, noise, random_envs
+
+WITH_BOX_ACTIONS = [RecurrentTD3, RecurrentDDPG, RecurrentSAC]
+ALGORITHMS: list[tuple[type[RecurrentOffPolicyAlgorithm], dict[str, Any]]] = [
+    (RecurrentTD3, dict(action_noise=noise())),
+    (RecurrentDDPG, {}),
+    (RecurrentSAC, {}),
+    (RecurrentSAC, dict(use_sde=True)),
+    (RecurrentSAC, dict(env=spaces.Discrete(3))),
+    (R2D2, dict(env=spaces.Discrete(3), burn_in=0)),
+]
+
+
+def make(algorithm: type[RecurrentOffPolicyAlgorithm], kwargs: dict[str, Any], n_envs: int = 2) -> Any:
+    kwargs = kwargs.copy()
+    return model_on(random_envs(n_envs, action_space=kwargs.pop("env", ACTION_SPACE)), algorithm, **kwargs)
+
+
+class ActionRecorder(RandomEnv):
+    """Remembers what it was given."""
+
+    def __init__(self, action_space: spaces.Space):
+        super().__init__(OBSERVATION_SPACE, action_space, lengths=(1_000,))
+        self.received: list[np.ndarray] = []
+
+    def step(self, action: Any) -> Any:
+        self.received.append(np.array(action))
+        return super().step(action)
+
+
+@pytest.mark.parametrize("shape", [(), (1, 3), (3, 1), (2, 3)])
+@pytest.mark.parametrize("n_envs", [1, 3])
+@pytest.mark.parametrize("algorithm", WITH_BOX_ACTIONS)
+def test_actions_of_every_shape_reach_the_environment_as_they_are_stored(
+    shape: tuple[int, ...], n_envs: int, algorithm: type[RecurrentOffPolicyAlgorithm]
+) -> None:
+    """In the random warm-up and after it; bounds differ from dimension to dimension."""
+    low = -1.0 - np.arange(np.prod(shape, dtype=int)).reshape(shape)
+    action_space = spaces.Box(np.array(low), np.array(low + 5.0), shape, dtype=np.float64)
+    env = make_vec_env(lambda: ActionRecorder(action_space), n_envs, seed=0)
+    model = model_on(env, algorithm, learning_starts=10 * n_envs, train_freq=1).learn(25 * n_envs)
+    for index, received in enumerate(env.env_method("get_wrapper_attr", "received")):
+        assert len(received) == 25 and all(action.shape == shape for action in received)
+        assert all(action_space.contains(action) for action in received)
+        stored = model.replay_buffer.actions[:25, index].reshape(25, *shape)
+        np.testing.assert_allclose(np.array(received), low + 5.0 * (stored + 1) / 2, atol=1e-5)
+    action, _ = model.predict(env.observation_space.sample())
+    assert np.shape(action) == shape and action_space.contains(np.asarray(action, dtype=np.float64))
+
+
+class CopyEverywhere(BaseCallback):
+    """Copies and pickles policy and model at every hook."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hooks: set[str] = set()
+
+    def _copy(self, hook: str) -> None:
+        self.hooks.add(hook)
+        policy: Any = copy.deepcopy(self.model.policy)
+        again: Any = pickle.loads(pickle.dumps(policy))
+        observation = np.zeros((2, 2), dtype=np.float32)
+        expected = self.model.predict(observation, deterministic=True)[0]
+        for each in (policy, again, copy.deepcopy(self.model)):
+            np.testing.assert_array_equal(each.predict(observation, deterministic=True)[0], expected)
+
+    def _on_training_start(self) -> None:
+        self._copy("training_start")
+
+    def _on_rollout_start(self) -> None:
+        self._copy("rollout_start")
+
+    def _on_step(self) -> bool:
+        self._copy("step")
+        return True
+
+    def _on_rollout_end(self) -> None:
+        self._copy("rollout_end")
+
+    def _on_training_end(self) -> None:
+        self._copy("training_end")
+
+
+@pytest.mark.parametrize(("algorithm", "kwargs"), ALGORITHMS)
+def test_copies_at_every_hook(algorithm: type[RecurrentOffPolicyAlgorithm], kwargs: dict[str, Any]) -> None:
+    """No graph of a computation stays behind in what is copied."""
+    callback = CopyEverywhere()
+    model = make(algorithm, kwargs).learn(48, callback=callback)
+    assert model._n_updates > 0
+    assert callback.hooks == {"training_start", "rollout_start", "step", "rollout_end", "training_end"}
+    copied = copy.deepcopy(model)
+    copied.learn(24, reset_num_timesteps=False)
+    assert copied.num_timesteps > model.num_timesteps and copied._n_updates > model._n_updates
+
+
+class DrawsNumbers(BaseCallback):
+    def __init__(self, torch_too: bool):
+        super().__init__()
+        self.torch_too = torch_too
+
+    def _on_step(self) -> bool:
+        np.random.random(3)
+        if self.torch_too:
+            th.rand(3)
+        return True
+
+
+# SB3 draws action noise from NumPy's global generator, and actions of a stochastic policy from PyTorch's
+@pytest.mark.parametrize(
+    ("algorithm", "kwargs", "torch_too"),
+    [
+        (RecurrentTD3, {}, True),
+        (RecurrentSAC, {}, False),
+        (RecurrentSAC, dict(env=spaces.Discrete(3)), False),
+        (R2D2, dict(env=spaces.Discrete(3), burn_in=0), True),
+    ],
+)
+def test_a_callback_that_draws_numbers_changes_nothing(
+    algorithm: type[RecurrentOffPolicyAlgorithm], kwargs: dict[str, Any], torch_too: bool
+) -> None:
+    plain = make(algorithm, kwargs).learn(120)
+    drawn = make(algorithm, kwargs).learn(120, callback=DrawsNumbers(torch_too))
+    for a, b in zip(plain.policy.parameters(), drawn.policy.parameters(), strict=True):
+        assert th.equal(a, b)
+
+
+def test_two_models_in_one_process_do_not_disturb_each_other() -> None:
+    kwargs = dict(env=spaces.Discrete(3), burn_in=0)
+    alone = make(R2D2, kwargs).learn(120)
+    first, second = make(R2D2, kwargs), make(R2D2, kwargs | dict(seed=1))
+    for _ in range(15):
+        first.learn(8, reset_num_timesteps=False)
+        second.learn(8, reset_num_timesteps=False)
+    assert alone.num_timesteps == first.num_timesteps
+    np.testing.assert_array_equal(alone.replay_buffer.actions, first.replay_buffer.actions)
+    for a, b in zip(alone.policy.parameters(), first.policy.parameters(), strict=True):
+        assert th.equal(a, b)
+    assert not np.array_equal(first.replay_buffer.actions, second.replay_buffer.actions)
+
+
+def test_seeding_again_repeats_the_draws() -> None:
+    model = make(RecurrentTD3, {}).learn(60)
+    batches = []
+    for _ in range(2):
+        model.set_random_seed(5)
+        batches.append((model._sample_sequences(8).indices, th.rand(3, generator=model._torch_generator)))
+    np.testing.assert_array_equal(batches[0][0], batches[1][0])
+    assert th.equal(batches[0][1], batches[1][1])
+
+
+def test_without_a_seed_the_global_one_decides() -> None:
+    runs = []
+    for seed in (3, 3, 4):
+        np.random.seed(seed)
+        th.manual_seed(seed)
+        runs.append(make(R2D2, dict(env=spaces.Discrete(3), burn_in=0, seed=None)))
+    draws = [model._exploration_generator.random() for model in runs]
+    assert draws[0] == draws[1] != draws[2]
+
+
+class Failing(gym.Wrapper):
+    """Fails once, in the middle of a step or after it."""
+
+    fails_at, after_the_step, n_steps = 13, False, 0
+
+    def step(self, action: Any) -> Any:
+        self.n_steps += 1
+        fails = self.n_steps == self.fails_at
+        if fails and not self.after_the_step:
+            raise KeyboardInterrupt
+        result = self.env.step(action)
+        if fails:
+            return result[0], np.nan, *result[2:]
+        return result
+
+
+@pytest.mark.parametrize("after_the_step", [False, True])
+def test_going_on_after_an_exception_begins_an_episode(after_the_step: bool) -> None:
+    """Ctrl-C in the environment, or a reward that is no number: the transition is lost, and no other is made up from two."""
+
+    def failing() -> gym.Env:
+        env = Failing(RandomEnv(OBSERVATION_SPACE, ACTION_SPACE, lengths=(40,)))
+        env.after_the_step = after_the_step
+        return env
+
+    model = model_on(make_vec_env(failing, 1, seed=0), train_freq=1)
+    with pytest.raises((KeyboardInterrupt, ValueError)):
+        model.learn(30)
+    buffer = model.replay_buffer
+    assert buffer.size() == 12
+    model.learn(30, reset_num_timesteps=False)
+    assert buffer.episode_steps[11, 0] == 11 and buffer.episode_steps[12, 0] == 0
+    samples = buffer.sample(64)
+    ends = samples.indices + samples.mask.sum(dim=0).int().numpy()
+    assert not ((samples.indices <= 11) & (ends > 12)).any()
