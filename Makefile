@@ -14,7 +14,7 @@ help:
 
 setup: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml constraints.txt startup_hook/*.pth startup_hook/*.start
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10))" || (echo "Python 3.10 or newer is needed: make PYTHON=python3.12 ..."; exit 1)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[tests]"

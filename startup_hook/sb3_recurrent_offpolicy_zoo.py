@@ -15,26 +15,43 @@ class _ZooFinder:
     def find_spec(self, fullname, path=None, target=None):
         if fullname not in MODULES:
             return None
-        specs = (finder.find_spec(fullname, path, target) for finder in sys.meta_path if finder is not self)
+        finders = (finder for finder in sys.meta_path if finder is not self and hasattr(finder, "find_spec"))
+        specs = (finder.find_spec(fullname, path, target) for finder in finders)
         spec = next((spec for spec in specs if spec is not None), None)
-        if spec is not None and spec.loader is not None:
-            spec.loader.exec_module = _registering(spec.loader.exec_module)  # type: ignore[method-assign]
+        if spec is not None and hasattr(spec.loader, "exec_module"):
+            spec.loader = _RegisteringLoader(spec.loader)  # type: ignore[assignment]
         return spec
 
 
-def _registering(exec_module):
-    def exec_and_register(module):
-        exec_module(module)
+class _RegisteringLoader:
+    """Stands in for the loader, which must stay as it is: all modules of a zip archive share one."""
+
+    def __init__(self, loader):
+        self._loader = loader
+
+    def __getattr__(self, name):
+        return getattr(self._loader, name)
+
+    def exec_module(self, module):
+        # inspect, importlib.resources and the module itself see the real loader
+        module.__loader__ = module.__spec__.loader = self._loader
+        self._loader.exec_module(module)
         try:
             from sb3_recurrent_offpolicy import zoo
 
             zoo.register(module)
         except Exception as error:
-            import warnings
+            _warn(f"sb3_recurrent_offpolicy could not extend {module.__name__}: {error!r}")
 
-            warnings.warn(f"sb3_recurrent_offpolicy could not extend {module.__name__}: {error!r}")
 
-    return exec_and_register
+def _warn(message):
+    import warnings
+
+    try:
+        warnings.warn(message)
+    except Exception:
+        # python -W error turns warnings into exceptions, which would stop RL Zoo
+        print(message, file=sys.stderr)
 
 
 def install() -> None:
