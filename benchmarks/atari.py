@@ -47,7 +47,7 @@ def main() -> None:
         model = R2D2.load(run / f"{ENV}.zip", device="cpu")
         buffer = load_from_pkl(run / "replay_buffer.pkl")
     buffer_bytes = buffer.estimate_nbytes(model.policy.state_size)
-    final_observation_bytes = sum(observation.nbytes for observation in buffer._final_observations.values())
+    final_observation_bytes = sum(observation.nbytes for observation in buffer.rings[0].final_observations.values())
     # Averages since the beginning, the first of them before learning starts
     rates = [int(rate) for rate in re.findall(r"fps +\| (\d+)", "".join(lines))]
     frames = buffer.buffer_size * buffer.n_envs * FRAME_BYTES

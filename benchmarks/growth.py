@@ -113,7 +113,7 @@ def _add(buffer: RecurrentSequenceReplayBuffer, n: int) -> None:
     observation, zeros = np.zeros((n_envs, 8), dtype=np.float32), np.zeros(n_envs)
     states = RNNStates(*(((th.zeros(1, n_envs, 128),) * 2,) * 2))
     for _ in range(n):
-        starts = np.full(n_envs, buffer.n_added % 200 == 0)
+        starts = np.full(n_envs, buffer.rings[0].n_added % 200 == 0)
         buffer.add(observation, observation, np.zeros((n_envs, 2)), zeros, zeros, [{}] * n_envs, starts, states)
 
 
@@ -123,7 +123,7 @@ def held_bytes(buffer: RecurrentSequenceReplayBuffer) -> int:
     :return: bytes of its arrays and of the last observations of episodes
     """
     arrays = sum(value.nbytes for value in vars(buffer).values() if isinstance(value, np.ndarray))
-    return int(arrays + sum(value.nbytes for value in buffer._final_observations.values()))
+    return int(arrays + sum(value.nbytes for value in buffer.rings[0].final_observations.values()))
 
 
 def draw(updates: dict[str, Any], buffers: dict[str, Any], path: Path) -> None:

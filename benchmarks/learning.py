@@ -50,7 +50,16 @@ EVALUATION_SEED, CURVE_SEED, CURVE_STARTS = 1_000_000, 2_000_000, 100
 
 # SB3's, each with the environments, exploration and number of updates of ours, its own batch and networks
 MEMORYLESS: dict[str, type[BaseAlgorithm]] = {"td3": TD3, "sac": SAC}
-SHARED = ("learning_rate", "gamma", "tau", "n_steps", "learning_starts", "train_freq", "gradient_steps", "action_noise")
+SHARED_SETTINGS = (
+    "learning_rate",
+    "gamma",
+    "tau",
+    "n_steps",
+    "learning_starts",
+    "train_freq",
+    "gradient_steps",
+    "action_noise",
+)
 # As RL Zoo has tuned them
 OTHERS: dict[str, type[BaseAlgorithm]] = {"dqn": DQN, "recurrent_ppo": RecurrentPPO}
 # Hyper-parameter files that are not named after the algorithm
@@ -214,7 +223,7 @@ def make_model(algo: str, env_id: str, seed: int, hyperparams: dict[str, Any]) -
         kwargs["action_noise"] = NOISES[noise](0 * action, kwargs.pop("noise_std") * action)
     common: dict[str, Any] = dict(env=env, seed=seed, device="cpu")
     if algo in MEMORYLESS:
-        kwargs = {"policy": "MlpPolicy"} | {key: kwargs[key] for key in SHARED if key in kwargs}
+        kwargs = {"policy": "MlpPolicy"} | {key: kwargs[key] for key in SHARED_SETTINGS if key in kwargs}
     return (ALGORITHMS | MEMORYLESS | OTHERS)[algo](**common, **kwargs), n_steps
 
 

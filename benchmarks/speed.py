@@ -249,9 +249,9 @@ def benchmark_memory(n_steps: int = 10_000) -> list[Row]:
         for step in range(n_steps):
             start = np.array([step % 200 == 0])
             buffer.add(observation, observation, np.zeros((1, 1)), np.zeros(1), np.zeros(1), [{}], start, states)
-        held = held_bytes(buffer) - buffer.states.nbytes
+        held = held_bytes(buffer) - buffer.rings[0].states.nbytes
         fields = observation.nbytes + 4 + 4 + 1
-        what = f"bytes per transition, {name}; memory states ({buffer.states.nbytes / n_steps:.0f}) apart"
+        what = f"bytes per transition, {name}; memory states ({buffer.rings[0].states.nbytes / n_steps:.0f}) apart"
         rows.append(row(what, {"median": held / n_steps}, "observation, action, reward, flag", {"median": float(fields)}))
     return rows
 

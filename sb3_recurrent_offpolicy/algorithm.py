@@ -1,17 +1,12 @@
 """
-What all algorithms share: act with memory (stage), store (commit), sample sequences.
+What all algorithms share: how they act, store and sample sequences inside SB3's loop.
 
-The memory of training lives here, never in the policy, whose ``predict`` is pure: callbacks evaluate the policy in the
-middle of a step. A step *stages* the memory it leads to and commits it together with its transition, so that memory and
-``_last_obs`` never disagree, whatever a callback does in between.
+:class:`~sb3_recurrent_offpolicy.acting.BehaviorPolicy` acts and remembers; ``predict`` of the policy is pure. SB3's
+``collect_rollouts`` asks for an action (stage), makes the step, calls callbacks, and stores the transition (commit).
 """
 
 import copy
-import inspect
-import io
-import pathlib
 import warnings
-from collections.abc import Iterable
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, ClassVar, Literal, TypeVar
@@ -22,19 +17,19 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.save_util import load_from_pkl
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutReturn, Schedule, TrainFreq
 from stable_baselines3.common.vec_env import VecEnv
-from torch.utils._pytree import tree_map
 
+from sb3_recurrent_offpolicy.acting import BehaviorPolicy
 from sb3_recurrent_offpolicy.buffers import RecurrentSequenceReplayBuffer
-from sb3_recurrent_offpolicy.checks import check_integers, check_numbers, check_positive
+from sb3_recurrent_offpolicy.checks import check_actions, check_integers, check_numbers, check_positive
 from sb3_recurrent_offpolicy.diagnostics import state_staleness
-from sb3_recurrent_offpolicy.policies import RecurrentPolicy
-from sb3_recurrent_offpolicy.preprocessing import encode_actions
+from sb3_recurrent_offpolicy.persistence import SavedAlgorithm
+from sb3_recurrent_offpolicy.policies import POLICY_NAMES, RecurrentPolicy
+from sb3_recurrent_offpolicy.recorded import episode_as_stretch
 from sb3_recurrent_offpolicy.rewards import RewardNormalizer
+from sb3_recurrent_offpolicy.settings import RecurrentSettings, signature_with_settings
 from sb3_recurrent_offpolicy.type_aliases import Encoded, RecurrentSequenceSamples, RNNStates
 
 SelfRecurrentOffPolicyAlgorithm = TypeVar("SelfRecurrentOffPolicyAlgorithm", bound="RecurrentOffPolicyAlgorithm")
@@ -43,23 +38,30 @@ SelfRecurrentOffPolicyAlgorithm = TypeVar("SelfRecurrentOffPolicyAlgorithm", bou
 UPDATES_PER_DIAGNOSIS = 100
 
 
-class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
+class RecurrentOffPolicyAlgorithm(SavedAlgorithm):
     """
-    Base of the recurrent off-policy algorithms. Parameters are those of SB3's ``OffPolicyAlgorithm``, and:
+    Base of the recurrent off-policy algorithms. Parameters are those of SB3's ``OffPolicyAlgorithm``, and these keyword
+    arguments, whose defaults stand in ``default_settings``:
 
-    :param batch_size: number of *sequences* per update; an update learns from up to ``batch_size * sequence_length`` steps
-    :param n_steps: steps before the bootstrap inside a sequence (see ``targets.n_step_targets``)
     :param sequence_length: steps per sequence, None for whole episodes. About the span that must be remembered
-    :param burn_in: steps replayed without gradient before a sequence that does not begin with its episode
+    :param burn_in: steps replayed without gradient before a sequence that does not begin with its episode. Worth a try when
+        observations are normalised by running statistics: stored states were computed under older ones
     :param state_init: "stored" begins a sequence with the memory that acted there, "zero" with zeros
-    :param refresh_states: replace stored memories by those that burn-in has recomputed
+    :param refresh_states: replace stored memories by those that burn-in has recomputed with today's weights, so that they age
+        from their last replay on
     :param reward_scale: factor on sampled rewards. "auto" divides them by the deviation of the discounted returns that are
         replayed, so that one learning rate fits rewards of any size, see
         :class:`~sb3_recurrent_offpolicy.rewards.RewardNormalizer`
-    :param max_grad_norm: clip gradients to this norm, None not to
+    :param max_grad_norm: clip the gradients of each optimizer to this norm, None not to
+
+    ``batch_size`` counts *sequences*: an update learns from up to ``batch_size * sequence_length`` steps. The ``n_steps``
+    before the bootstrap are counted inside a sequence (see ``targets.n_step_targets``).
+
     :raises ValueError: for impossible settings, naming parameter, value and remedy
     """
 
+    policy_type: ClassVar[type[RecurrentPolicy]]
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {}
     # Networks of the policy that are attributes of the algorithm too, and what has an optimizer among them
     network_names: ClassVar[tuple[str, ...]] = ("actor", "critic", "critic_target")
     optimizer_names: ClassVar[tuple[str, ...]] = ("actor.optimizer", "critic.optimizer")
@@ -68,13 +70,29 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
     count_parameters: ClassVar[tuple[str, ...]] = ("batch_size", "n_steps")
     # Our own parameters that the replay buffer is to be told
     buffer_parameters: ClassVar[tuple[str, ...]] = ("sequence_length", "burn_in", "state_init", "refresh_states")
+    default_settings: ClassVar[RecurrentSettings] = {
+        "sequence_length": 32,
+        "burn_in": 0,
+        "state_init": "stored",
+        "refresh_states": False,
+        "reward_scale": "auto",
+        "max_grad_norm": None,
+    }
 
     policy: RecurrentPolicy
     replay_buffer: RecurrentSequenceReplayBuffer
-    _last_episode_starts: np.ndarray
-    _last_lstm_states: RNNStates
-    _last_previous_actions: th.Tensor
+    behavior: BehaviorPolicy
     reward_normalizer: RewardNormalizer
+    sequence_length: int | None
+    burn_in: int
+    reward_scale: float | Literal["auto"]
+    max_grad_norm: float | None
+    _last_episode_starts: np.ndarray
+
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        cls.__signature__ = signature_with_settings(cls.__init__, cls.default_settings)  # type: ignore[attr-defined]
+        cls.policy_aliases = dict.fromkeys(POLICY_NAMES, cls.policy_type) if "policy_type" in vars(cls) else cls.policy_aliases
 
     def __init__(
         self,
@@ -82,20 +100,13 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
         env: GymEnv | str,
         learning_rate: float | Schedule,
         *,
-        batch_size: int,
+        n_steps: int = 1,
         replay_buffer_class: type[ReplayBuffer] | None = None,
         replay_buffer_kwargs: dict[str, Any] | None = None,
-        optimize_memory_usage: bool = False,
-        n_steps: int = 1,
         policy_kwargs: dict[str, Any] | None = None,
-        sequence_length: int | None = 32,
-        burn_in: int = 0,
-        state_init: Literal["stored", "zero"] = "stored",
-        refresh_states: bool = False,
-        reward_scale: float | Literal["auto"] = "auto",
-        max_grad_norm: float | None = None,
         **kwargs: Any,
     ):
+        settings = {name: kwargs.pop(name, default) for name, default in self.default_settings.items()}
         if replay_buffer_class is not None and not issubclass(replay_buffer_class, RecurrentSequenceReplayBuffer):
             raise ValueError(
                 f"replay_buffer_class={replay_buffer_class.__name__} stores no sequences with memory states "
@@ -105,16 +116,20 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
         own = set(self.buffer_parameters) & set(replay_buffer_kwargs or {})
         if own:
             raise ValueError(f"replay_buffer_kwargs has {sorted(own)}: pass them to {type(self).__name__} itself")
+        # SB3 and we add to them; the user's may serve another model next
+        policy_kwargs = copy.deepcopy(policy_kwargs or {})
+        if isinstance(policy, str):
+            named = POLICY_NAMES.get(policy, {})
+            if "core_class" in policy_kwargs:
+                named = {name: value for name, value in named.items() if name != "core"}
+            policy_kwargs = named | policy_kwargs
         super().__init__(
             policy=policy,
             env=env,
             learning_rate=learning_rate,
-            batch_size=batch_size,
             replay_buffer_class=replay_buffer_class or RecurrentSequenceReplayBuffer,
             replay_buffer_kwargs=replay_buffer_kwargs,
-            optimize_memory_usage=optimize_memory_usage,
-            # SB3 and we add to them; the user's may serve another model next
-            policy_kwargs=self.complete_policy_kwargs(copy.deepcopy(policy_kwargs or {})),
+            policy_kwargs=self.complete_policy_kwargs(policy_kwargs),
             support_multi_env=True,
             **kwargs,
         )
@@ -127,13 +142,9 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
                 f"policy='{policy}' does not fit the observation space {self.observation_space}: MultiInputLstmPolicy and "
                 "MultiInputGruPolicy are for Dict spaces, and for nothing else"
             )
+        for name, value in settings.items():
+            setattr(self, name, value)
         self.n_steps = n_steps
-        self.sequence_length = sequence_length
-        self.burn_in = burn_in
-        self.state_init = state_init
-        self.refresh_states = refresh_states
-        self.reward_scale = reward_scale
-        self.max_grad_norm = max_grad_norm
         self.algorithm_name = self._algorithm_name()
 
     @classmethod
@@ -144,47 +155,26 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
         """
         return policy_kwargs
 
-    @classmethod
-    def _algorithm_name(cls) -> str:
-        """Of the algorithm that this class is, or extends outside of the package."""
-        package = __name__.split(".")[0]
-        return next(base.__name__ for base in cls.__mro__ if base.__module__.split(".")[0] == package)
-
     def _check_settings(self) -> None:
         """
         Called before anything is built, by the constructor and when a model is loaded with other settings.
 
         :raises ValueError: for impossible settings, naming parameter, value and remedy
         """
+        self._check_algorithm()
         check_integers(1, **{name: getattr(self, name) for name in self.count_parameters})
         check_numbers(0, 1, gamma=self.gamma, tau=self.tau)
         if self.reward_scale != "auto":
             check_positive("or 'auto'", reward_scale=self.reward_scale)
         if self.max_grad_norm is not None:
             check_positive("or None not to clip", max_grad_norm=self.max_grad_norm)
-        if self.algorithm_name != self._algorithm_name():
-            raise ValueError(f"it was saved by {self.algorithm_name}: use {self.algorithm_name}.load")
-        own_policy = self.policy_aliases["MlpLstmPolicy"]
-        if isinstance(self.policy_class, type) and not issubclass(self.policy_class, own_policy):
+        if isinstance(self.policy_class, type) and not issubclass(self.policy_class, self.policy_type):
             raise ValueError(
-                f"policy={self.policy_class.__name__} is no policy of {type(self).__name__}: choose one of "
-                f"{sorted(self.policy_aliases)} or a subclass of {own_policy.__name__}. A saved model "
+                f"policy={self.policy_class.__name__} does not belong to {type(self).__name__}: choose one of "
+                f"{sorted(self.policy_aliases)} or a subclass of {self.policy_type.__name__}. A saved model "
                 "is loaded by the class that saved it."
             )
-        if isinstance(self.action_space, spaces.Box):
-            if not (self.action_space.low < self.action_space.high).all():
-                raise ValueError(
-                    f"action_space={self.action_space} has dimensions whose low is not below their high, which leaves nothing "
-                    "to choose: take them out with gymnasium.wrappers.TransformAction"
-                )
-        elif self.action_noise is not None:
-            raise ValueError(
-                f"action_noise={self.action_noise} cannot be added to actions of {self.action_space}: leave it None"
-            )
-        if isinstance(self.action_space, spaces.Discrete) and self.action_space.start != 0:
-            raise ValueError(
-                f"action_space={self.action_space} must start at 0: use gymnasium.wrappers.TransformAction to shift it"
-            )
+        check_actions(self.action_space, self.action_noise)
 
     def _setup_model(self) -> None:
         self._check_settings()
@@ -197,28 +187,26 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
             # SB3 leaves n-step returns to the buffer, here they are computed inside the sequences
             warnings.filterwarnings("ignore", message="`n_steps=")
             super()._setup_model()
+        self._create_aliases()
+        self.behavior = BehaviorPolicy(self.policy, self.n_envs)
         # Without a seed, from the global generator: seeding that one is enough to repeat a run
         self._seed_generators(np.random.randint(2**31) if self.seed is None else self.seed)
-        self._create_aliases()
         if isinstance(self.action_noise, VectorizedActionNoise) and self.action_noise.n_envs != self.n_envs:
-            # Loaded with another number of environments: SB3 vectorises the noise of one anew
+            # Loaded with another number of environments: SB3 vectorises the noise of one again
             self.action_noise = self.action_noise.base_noise
-        initial_states = self.policy.initial_states(self.n_envs)
-        episode = ("_last_lstm_states", "_last_previous_actions")
-        if all(hasattr(self, name) for name in episode) and len(self._last_previous_actions) == self.n_envs:
-            # A loaded model can go on in the middle of an episode (load with force_reset=False)
-            memory = self._last_lstm_states, self._last_previous_actions
-            states, self._last_previous_actions = tree_map(lambda tensor: tensor.to(self.device), memory)
-            # A shared memory is one object, which saving has made two
-            self._last_lstm_states = RNNStates(states.pi, states.pi) if initial_states.vf is initial_states.pi else states
-        else:
-            self._last_lstm_states = initial_states
-            self._last_previous_actions = th.zeros(self.n_envs, self.policy.action_encoding_dim, device=self.device)
-            if hasattr(self, "reward_normalizer"):
-                self.reward_normalizer.begin_episodes(self.n_envs)
         if not hasattr(self, "reward_normalizer"):
             self.reward_normalizer = RewardNormalizer(self.n_envs, self.replay_buffer.buffer_size)
         self.reward_normalizer.n_rows = self.replay_buffer.buffer_size
+        memory = self._saved_memory
+        if memory is not None and len(memory.previous_actions) == self.n_envs:
+            # A loaded model can go on in the middle of an episode (load with force_reset=False)
+            self.behavior.restore(memory)
+        else:
+            self.reward_normalizer.begin_episodes(self.n_envs)
+
+    def _create_aliases(self) -> None:
+        for name in self.network_names:
+            setattr(self, name, getattr(self.policy, name))
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """
@@ -228,45 +216,23 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
         :param seed: None leaves all generators as they are
         """
         super().set_random_seed(seed)
-        if seed is not None and self.replay_buffer is not None:
+        if seed is not None and hasattr(self, "behavior"):
             self._seed_generators(seed)
 
     def _seed_generators(self, seed: int) -> None:
-        self.replay_buffer.seed(seed)
         # Streams of their own, so that the number of draws from one does not move another
-        self._exploration_generator = np.random.default_rng([1, seed])
+        self.replay_buffer.seed(seed)
         self._torch_generator = th.Generator(self.device).manual_seed(seed)
-
-    def _create_aliases(self) -> None:
-        for name in self.network_names:
-            setattr(self, name, getattr(self.policy, name))
 
     # ----------------------------------------------------------------- acting
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
-        # The policy is asked in the random warm-up too: its steps are replayed with the memory they were made with
-        buffer_action, self._staged_lstm_states = self._act()
-        buffer_action = buffer_action.reshape(n_envs, *self.action_space.shape)  # type: ignore[misc]
-        if self.num_timesteps < learning_starts and not (self.use_sde and self.use_sde_at_warmup):
-            unscaled_action = np.array([self.action_space.sample() for _ in range(n_envs)])
-            buffer_action = self.policy.scale_action(unscaled_action)
-        if action_noise is not None:
-            noise = action_noise()
-            if not np.isfinite(noise).all():
-                raise ValueError(
-                    f"action_noise={action_noise} gave {noise}, which is not finite: check its mean and deviation"
-                )
-            buffer_action = np.clip(buffer_action + noise.reshape(buffer_action.shape), -1, 1)
-        return self.policy.unscale_action(buffer_action), buffer_action
-
-    def _act(self) -> tuple[np.ndarray, RNNStates]:
-        """
-        :return: actions of the exploring policy as the replay buffer stores them, and the memories after the step
-        """
         assert self._last_obs is not None, "self._last_obs was not set"
-        return self.policy.act(self._last_obs, self._last_lstm_states, self._last_previous_actions, self._last_episode_starts)
+        warm_up = self.num_timesteps < learning_starts and not (self.use_sde and self.use_sde_at_warmup)
+        self.behavior.action_noise = action_noise
+        return self.behavior.act(self._last_obs, self._last_episode_starts, warm_up)
 
     def _store_transition(
         self,
@@ -279,16 +245,13 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
     ) -> None:
         # SB3 sorts out terminal observations and raw values, and calls nothing but add: it is given what we know besides
         assert isinstance(replay_buffer, RecurrentSequenceReplayBuffer)
-        add = partial(replay_buffer.add, episode_starts=self._last_episode_starts, lstm_states=self._last_lstm_states)
+        memory = self.behavior.memory.lstm_states
+        add = partial(replay_buffer.add, episode_starts=self._last_episode_starts, lstm_states=memory)
         super()._store_transition(SimpleNamespace(add=add), buffer_action, new_obs, reward, dones, infos)  # type: ignore[arg-type]
-
         if self.reward_scale == "auto":
             # As they will be sampled: with VecNormalize, after its own scaling
             self.reward_normalizer.add(reward, self._last_episode_starts, self.gamma)
-        self._last_lstm_states = self._staged_lstm_states
-        self._last_previous_actions = encode_actions(
-            th.as_tensor(buffer_action, device=self.device).reshape(self.n_envs, -1), self.action_space
-        )
+        self.behavior.commit()
         self._last_episode_starts = dones
 
     def collect_rollouts(  # type: ignore[override]
@@ -310,44 +273,32 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
             self._episode_num += int(step["dones"].sum())
         return rollout
 
-    def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
+    def add_episode(self, observations: Any, actions: np.ndarray, rewards: np.ndarray, terminated: bool) -> None:
         """
-        Load a replay buffer from a pickle file. The next ``learn`` begins a new episode: the buffer's last one is not
-        going on.
+        Add a recorded episode, a demonstration say, to what is replayed. The policy computes its memory states, as it is now;
+        ``refresh_states`` keeps them young. Recorded episodes have a ring of their own in the replay buffer, so that only
+        recorded episodes overwrite them, and are drawn in proportion to their number of steps.
 
-        :param path: path to the pickled replay buffer
-        :param truncate_last_traj: without effect, for compatibility
-        :raises ValueError: if the file holds another kind of buffer, or one recorded with other settings; the present buffer
-            stays in place
+        :param observations: of all T steps and the last one, as the environment gave them: (T+1, *obs), or a dict of them
+        :param actions: as the environment took them, (T, *action)
+        :param rewards: (T,)
+        :param terminated: the episode ended for good, and not by a time limit
+        :raises ValueError: if lengths do not fit, a reward is not finite, or the episode is longer than the ring
         """
-        loaded = load_from_pkl(path, self.verbose)
-        if not isinstance(loaded, RecurrentSequenceReplayBuffer):
-            raise ValueError(f"{path} holds a {type(loaded).__name__}, not a RecurrentSequenceReplayBuffer")
-        # Users drop the present one to have room for another
-        present_buffer = self.replay_buffer or self._make_replay_buffer()
-        for name in ("n_envs", "observation_space", "action_space", *RecurrentSequenceReplayBuffer.settings):
-            recorded, present = getattr(loaded, name), getattr(present_buffer, name)
-            if recorded != present:
-                raise ValueError(
-                    f"{path} was recorded with {name}={recorded}, this model has {name}={present}: load it into a model with "
-                    f"{name}={recorded}, or go on without it"
-                )
-        if loaded.allocated:
-            loaded.check_states(self.policy.initial_states(self.n_envs))
-        loaded.device = self.device
-        self.replay_buffer = loaded
-        self._last_obs = None
-
-    def _make_replay_buffer(self) -> RecurrentSequenceReplayBuffer:
-        assert self.replay_buffer_class is not None and issubclass(self.replay_buffer_class, RecurrentSequenceReplayBuffer)
-        return self.replay_buffer_class(
-            self.buffer_size,
-            self.observation_space,
-            self.action_space,
-            device=self.device,
-            n_envs=self.n_envs,
-            **self.replay_buffer_kwargs,
+        vec_normalize, ring = self._vec_normalize_env, self.replay_buffer.recorded_ring
+        steps = episode_as_stretch(
+            self.policy,
+            observations,
+            actions,
+            rewards,
+            terminated,
+            self.replay_buffer.rings[ring].state_offsets(len(rewards)),
+            vec_normalize.normalize_obs if vec_normalize is not None else lambda seen: seen,
         )
+        self.replay_buffer.extend(steps, ring)
+        if self.reward_scale == "auto":
+            of_one = steps.rewards if vec_normalize is None else vec_normalize.normalize_reward(steps.rewards)
+            self.reward_normalizer.add_episode(of_one[:, 0], self.gamma)
 
     # --------------------------------------------------------------- learning
 
@@ -405,9 +356,9 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
         if self._n_updates % UPDATES_PER_DIAGNOSIS != 0:
             return
         self.logger.record("train/padding", 1.0 - samples.mask.mean().item())
-        # Looking on must not change running statistics
+        # Running statistics count what is learned from, once
         self.policy.set_training_mode(False)
-        for name, value in state_staleness(self.policy.valuing, samples, latents.detach(), self.replay_buffer).items():
+        for name, value in state_staleness(self.policy.value_network, samples, latents.detach(), self.replay_buffer).items():
             self.logger.record(f"train/delta_q_{name}", value)
         self.policy.set_training_mode(True)
         for name, value in self.replay_buffer.priority_statistics().items():
@@ -455,67 +406,3 @@ class RecurrentOffPolicyAlgorithm(OffPolicyAlgorithm):
         super()._update_learning_rate(optimizers)
         for optimizer in optimizers if isinstance(optimizers, list) else [optimizers]:
             self.policy.slow_memory_down(optimizer)
-
-    # ------------------------------------------------------------ persistence
-
-    @classmethod
-    def load(
-        cls: type[SelfRecurrentOffPolicyAlgorithm],
-        path: str | pathlib.Path | io.BufferedIOBase,
-        env: GymEnv | None = None,
-        device: th.device | str = "auto",
-        custom_objects: dict[str, Any] | None = None,
-        print_system_info: bool = False,
-        force_reset: bool = True,
-        **kwargs: Any,
-    ) -> SelfRecurrentOffPolicyAlgorithm:
-        """
-        Load the model from a zip-file.
-
-        :param path: path to the file (or a file-like) where to load the model from
-        :param env: the environment to run the loaded model on; without one it can predict
-        :param device: device on which the code should run
-        :param custom_objects: objects to use in place of saved ones, by name
-        :param print_system_info: print what system the model was saved on, and the present one
-        :param force_reset: begin a new episode before training; False goes on in the episode in which the model was saved
-        :param kwargs: settings of the algorithm that replace the saved ones, e.g. ``burn_in=20``
-        :return: new model instance with loaded parameters
-        :raises ValueError: if the file holds no complete model of this class, or one that what is passed on does not fit
-        """
-        known = set(inspect.signature(cls).parameters) - {"policy", "env", "device", "_init_setup_model"}
-        if unknown := sorted(set(kwargs) - known):
-            raise ValueError(f"{cls.__name__}.load does not know {unknown}; settings that can be replaced: {sorted(known)}")
-        if "policy_kwargs" in kwargs:
-            # SB3 compares them with the saved ones, which are complete
-            kwargs["policy_kwargs"] = cls.complete_policy_kwargs(kwargs["policy_kwargs"] or {})
-            if "use_sde" in known:
-                kwargs["policy_kwargs"] = {"use_sde": kwargs.get("use_sde", False)} | kwargs["policy_kwargs"]
-        try:
-            return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
-        except (AssertionError, KeyError, RuntimeError, ValueError) as error:
-            # What does not fit makes SB3 look for the optimizer of an older file, which is not there either
-            reason = error.__context__ if isinstance(error, KeyError) and error.__context__ else error
-            raise ValueError(f"{path} cannot be loaded as {cls.__name__}: {reason}") from error
-
-    def save(self, path: Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
-        """
-        Save all the attributes of the object and the model parameters in a zip-file.
-
-        :param path: path to the file where the model should be saved
-        :param exclude: name of parameters that should be excluded in addition to the default ones
-        :param include: name of parameters that might be excluded but should be included anyway
-        """
-        on_device = self._last_lstm_states, self._last_previous_actions
-        # The memory of the running episode must load on machines without this device
-        self._last_lstm_states, self._last_previous_actions = tree_map(lambda tensor: tensor.cpu(), on_device)
-        try:
-            super().save(path, exclude, include)
-        finally:
-            self._last_lstm_states, self._last_previous_actions = on_device
-
-    def _excluded_save_params(self) -> list[str]:
-        generators = ("_exploration_generator", "_torch_generator")
-        return [*super()._excluded_save_params(), *self.network_names, *generators, "_staged_lstm_states"]
-
-    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        return ["policy", *self.optimizer_names], []

@@ -1,56 +1,27 @@
-"""The replay buffer: which stretches of the recorded time become the sequences of a batch."""
+"""The replay buffer: rings of steps, and the sequences of a batch that are drawn from them."""
 
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 from torch.utils._pytree import tree_map
 
 from sb3_recurrent_offpolicy.checks import check_integers, check_numbers
-from sb3_recurrent_offpolicy.preprocessing import map_observation
-from sb3_recurrent_offpolicy.priorities import WindowLattice, WindowPriorities
-from sb3_recurrent_offpolicy.storage import StepRing
-from sb3_recurrent_offpolicy.type_aliases import BurnIn, RecurrentSequenceSamples, RNNStates
+from sb3_recurrent_offpolicy.priorities import WindowPriorities, draw_windows
+from sb3_recurrent_offpolicy.sequences import SequenceReader, concatenate
+from sb3_recurrent_offpolicy.storage import StepLayout, StepRing
+from sb3_recurrent_offpolicy.type_aliases import RecurrentSequenceSamples, RNNStates, Stretch
+from sb3_recurrent_offpolicy.windows import Pieces, WindowLattice, cut_windows, default_stride, whole_episodes
 
-# Without a sequence length to derive it from (whole episodes), states are only needed where a ring has cut an episode's
-# head off
-WHOLE_EPISODE_STRIDE = 16
 # Windows drawn for a batch, at the least. Of one window that yields two pieces a batch of one keeps one: steps near an episode
 # start would be trained on less often than others
 FEWEST_WINDOWS = 32
 
 
-def _divisor_up_to_a_quarter(length: int) -> int:
-    return max(divisor for divisor in range(1, max(length // 4, 1) + 1) if length % divisor == 0)
-
-
-class _Pieces(NamedTuple):
-    """Sequences to be read: one entry of each array per row of the batch."""
-
-    begins: np.ndarray
-    """Time at which the row begins, with its burn-in if it has one"""
-    envs: np.ndarray
-    burn_in: np.ndarray
-    """Whether it has one"""
-    ends: np.ndarray
-    """Time before which the row ends; an episode start may end it sooner"""
-    weights: np.ndarray
-    """Importance weights"""
-
-    def select(self, rows: np.ndarray) -> "_Pieces":
-        return _Pieces(*(array[rows] for array in self))
-
-
-def _until_first(ends: np.ndarray, starts: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Ends, in each of the columns moved to the first of its ``starts``."""
-    ends = ends.copy()
-    np.minimum.at(ends, columns, starts)
-    return ends
-
-
-class RecurrentSequenceReplayBuffer(StepRing):
+class RecurrentSequenceReplayBuffer(ReplayBuffer):
     """
     Replay buffer of sequences for recurrent off-policy algorithms, for every observation space that SB3 knows.
 
@@ -59,7 +30,9 @@ class RecurrentSequenceReplayBuffer(StepRing):
     step of a long episode is trained on about equally often (at most twice as often as any other, but for chance), first and
     last ones included. Sequences begin where memory states are stored, every ``stride`` steps, and at episode starts.
 
-    Nothing crosses an episode start, an environment, or the write head. How steps are kept: :class:`StepRing`.
+    Nothing crosses an episode start, an environment, or the write head. Environments that advance together share a ring of
+    steps (:class:`~sb3_recurrent_offpolicy.storage.StepRing`); those of the VecEnv have the first one. Others can be added
+    (:meth:`add_ring`), for recorded episodes and for actors that go at their own pace; sequences are drawn from all.
 
     :param buffer_size: number of steps to keep, over all environments
     :param observation_space: Box, Discrete, MultiDiscrete, MultiBinary, image, or a Dict of them
@@ -135,7 +108,7 @@ class RecurrentSequenceReplayBuffer(StepRing):
         if state_init not in ("stored", "zero"):
             raise ValueError(f"state_init={state_init!r} must be 'stored' or 'zero'")
         if stride is None:
-            stride = WHOLE_EPISODE_STRIDE if sequence_length is None else _divisor_up_to_a_quarter(sequence_length)
+            stride = default_stride(sequence_length)
         check_integers(1, stride=stride)
         if (sequence_length or stride) % stride != 0:
             raise ValueError(
@@ -170,17 +143,14 @@ class RecurrentSequenceReplayBuffer(StepRing):
         self.importance_beta = importance_beta
         self.refresh_states = refresh_states
         self._lattice = WindowLattice(sequence_length or stride, burn_in, stride)
-        super().__init__(
-            buffer_size,
-            observation_space,
-            action_space,
-            device,
-            n_envs,
-            optimize_memory_usage,
-            handle_timeout_termination,
-            state_init,
-            stride,
-        )
+        # The arrays of ReplayBuffer are not wanted: they hold every observation twice
+        BaseBuffer.__init__(self, max(n_rows, 1), observation_space, action_space, device, n_envs=n_envs)
+        self.optimize_memory_usage = optimize_memory_usage
+        self.handle_timeout_termination = handle_timeout_termination
+        self.state_init = state_init
+        self.stride = stride
+        self._reader = SequenceReader(self, sequence_length, burn_in)
+        self.reset()
         self.seed(seed)
 
     def seed(self, seed: int | None) -> None:
@@ -190,31 +160,104 @@ class RecurrentSequenceReplayBuffer(StepRing):
         self._generator = np.random.default_rng(seed)
 
     def reset(self) -> None:
-        """Forget everything; the next :meth:`add` makes new arrays."""
+        """Forget everything, rings that were added too; the next step makes new arrays."""
         super().reset()
-        self._priorities: WindowPriorities | None = None
+        self.rings: list[StepRing] = []
+        # Of each ring, if replay is prioritised
+        self._priorities: list[WindowPriorities] = []
+        self._recorded_ring: int | None = None
+        self.add_ring(self.n_envs)
 
-    def estimate_nbytes(self, state_size: int = 0) -> int:
-        """As :meth:`StepRing.estimate_nbytes`, with the priorities."""
-        nbytes = super().estimate_nbytes(state_size)
+    # ------------------------------------------------------------------- adding
+
+    def add_ring(self, n_envs: int = 1, n_rows: int | None = None) -> int:
+        """
+        Make room for environments that advance by themselves: an actor's, or none at all, for recorded episodes.
+
+        :param n_envs: number of environments
+        :param n_rows: steps of each to keep; by default as many as of the first ring's environments
+        :return: index of the new ring
+        """
+        rows = self.buffer_size if n_rows is None else n_rows
+        self.rings.append(StepRing(StepLayout(self), rows, n_envs, self.state_init == "stored", self.stride))
         if self.priority_alpha > 0:
-            nbytes += WindowPriorities.estimate_nbytes(self.buffer_size, self.n_envs, self._lattice)
-        return nbytes
+            self._priorities.append(WindowPriorities(rows, n_envs, self._lattice, self.priority_alpha, self.priority_eta))
+        return len(self.rings) - 1
 
-    def _allocate(self, lstm_states: RNNStates) -> None:
+    def add(  # type: ignore[override]
+        self,
+        obs: Any,
+        next_obs: Any,
+        action: np.ndarray,
+        reward: np.ndarray,
+        done: np.ndarray,
+        infos: list[dict[str, Any]],
+        episode_starts: np.ndarray,
+        lstm_states: RNNStates,
+    ) -> None:
+        """
+        Add one step of every environment of the first ring.
+
+        :param obs: o_t, (n_envs, *obs) or a dict of them
+        :param next_obs: o_{t+1}, the terminal observation where the episode ended
+        :param action: a_t, (n_envs, action_dim), Box actions scaled to [-1, 1]
+        :param reward: r_t, (n_envs,)
+        :param done: (n_envs,), the episode ended, for good or by a time limit
+        :param infos: ``TimeLimit.truncated`` tells the two apart
+        :param episode_starts: (n_envs,), o_t is the first observation of an episode
+        :param lstm_states: memory before the step, that is, what the policy was given together with o_t
+        :raises ValueError: if a reward is not finite or the states do not fit; nothing is stored then
+        """
         if self.buffer_size == 1:
             raise ValueError("buffer_size=1 is for a model that only predicts: make or load it with a larger one to learn")
-        super()._allocate(lstm_states)
-        if self.priority_alpha > 0:
-            self._priorities = WindowPriorities(
-                self.buffer_size, self.n_envs, self._lattice, self.priority_alpha, self.priority_eta
-            )
+        terminated = np.array(done, dtype=bool)
+        if self.handle_timeout_termination:
+            for env in np.flatnonzero(terminated).tolist():
+                terminated[env] = not infos[env].get("TimeLimit.truncated", False)
+        ring = self.rings[0]
+        ring.add(obs, next_obs, action, reward, terminated, episode_starts, lstm_states)
+        self.pos = ring.n_added % ring.n_rows
+        self.full = ring.n_added >= ring.n_rows
+        if self._priorities:
+            self._priorities[0].add((ring.n_added - 1) % ring.n_rows)
 
-    def add(self, *args: Any, **kwargs: Any) -> None:
-        """As :meth:`StepRing.add`; until its error is known, a new step counts as much as the largest so far."""
-        super().add(*args, **kwargs)
-        if self._priorities is not None:
-            self._priorities.add((self.n_added - 1) % self.buffer_size)
+    def extend(self, steps: Stretch, ring: int = 0) -> None:
+        """
+        Add many steps at once.
+
+        :param steps: of all environments of the ring
+        :param ring: index from :meth:`add_ring`
+        :raises ValueError: if a reward is not finite, the states do not fit, or there are more steps than the ring keeps;
+            nothing is stored then
+        """
+        target = self.rings[ring]
+        target.extend(steps)
+        if ring == 0:
+            self.pos, self.full = target.n_added % target.n_rows, target.n_added >= target.n_rows
+        if self._priorities:
+            self._priorities[ring].add(np.arange(target.n_added - len(steps.rewards), target.n_added) % target.n_rows)
+
+    def estimate_nbytes(self, state_size: int = 0) -> int:
+        """
+        Bytes that the buffer will occupy when full, known before anything is allocated.
+
+        :param state_size: floats per stored memory state of one environment, ``model.policy.state_size``
+        :return: bytes; final observations of episodes, one each, come on top
+        """
+        of_steps = sum(ring.estimate_nbytes(state_size) for ring in self.rings)
+        return of_steps + sum(priorities.estimate_nbytes() for priorities in self._priorities)
+
+    @property
+    def recorded_ring(self) -> int:
+        """
+        Index of the ring of recorded episodes, of one environment. It keeps as many steps as the first ring does of each of
+        its environments, and what is experienced meanwhile does not overwrite them.
+        """
+        if self._recorded_ring is None:
+            self._recorded_ring = self.add_ring()
+        return self._recorded_ring
+
+    # ------------------------------------------------------------------ drawing
 
     def sample(  # type: ignore[override]
         self, batch_size: int, env: VecNormalize | None = None, importance_beta: float | None = None
@@ -228,14 +271,71 @@ class RecurrentSequenceReplayBuffer(StepRing):
         :return: a time-major batch, no longer than its longest row
         :raises ValueError: if nothing has been added yet
         """
-        if self.n_added == 0:
+        filled = [index for index, ring in enumerate(self.rings) if ring.n_added > 0]
+        if not filled:
             raise ValueError("The replay buffer is empty: add steps before sampling (raise learning_starts)")
         if self.sequence_length is None:
-            pieces = self._draw_episodes(batch_size)
+            pieces = self._draw_episodes(batch_size, filled)
         else:
-            pieces = self._draw(batch_size, self.importance_beta if importance_beta is None else importance_beta)
-        # Rows with a burn-in prefix come first, so that a slice selects them
-        return self._get_sequences(pieces.select(np.argsort(~pieces.burn_in, kind="stable")), env)
+            beta = self.importance_beta if importance_beta is None else importance_beta
+            pieces = self._draw_windows(max(batch_size, FEWEST_WINDOWS), filled, beta)
+        # A window yields a piece or more: as many as asked for are kept, whichever
+        ends = np.cumsum([len(each.begins) for _, each in pieces])
+        kept = np.arange(ends[-1]) if self.sequence_length is None else self._generator.permutation(ends[-1])[:batch_size]
+        batches = []
+        for (ring, each), end in zip(pieces, ends, strict=True):
+            own = kept[(kept >= end - len(each.begins)) & (kept < end)] - (end - len(each.begins))
+            if len(own) > 0:
+                each = each.select(own)
+                # Rows with a burn-in prefix come first, so that a slice selects them
+                each = each.select(np.argsort(~each.burn_in, kind="stable"))
+                batches.append(self._reader.read(self.rings[ring], ring, each, env))
+        return batches[0] if len(batches) == 1 else concatenate(batches)
+
+    def _rings_of(self, size: int, filled: list[int], n_choices: list[int]) -> list[tuple[int, int]]:
+        """How many of ``size`` draws fall to each of the filled rings, in proportion to what there is to choose in it."""
+        if len(filled) == 1:
+            return [(filled[0], size)]
+        counts = self._generator.multinomial(size, np.array(n_choices) / sum(n_choices))
+        return [(ring, count) for ring, count in zip(filled, counts.tolist(), strict=True) if count > 0]
+
+    def _draw_episodes(self, batch_size: int, filled: list[int]) -> list[tuple[int, Pieces]]:
+        """The episodes of steps drawn uniformly."""
+        n_steps = [(self.rings[i].n_added - self.rings[i].first_usable()) * self.rings[i].n_envs for i in filled]
+        pieces = []
+        for index, size in self._rings_of(batch_size, filled, n_steps):
+            ring = self.rings[index]
+            times = self._generator.integers(ring.first_usable(), ring.n_added, size=size)
+            pieces.append((index, whole_episodes(ring, times, self._generator.integers(ring.n_envs, size=size))))
+        return pieces
+
+    def _draw_windows(self, n_windows: int, filled: list[int], beta: float) -> list[tuple[int, Pieces]]:
+        """Windows of the recorded time, cut at episode starts."""
+        assert self.sequence_length is not None
+        drawn: list[tuple[int, np.ndarray, np.ndarray, np.ndarray]] = []
+        bounds = {index: (self.rings[index].first_usable(), self.rings[index].n_added) for index in filled}
+        if not self._priorities:
+            touching = {index: self._lattice.touching(*bounds[index]) for index in filled}
+            n_choices = [(touching[index][1] - touching[index][0]) * self.rings[index].n_envs for index in filled]
+            for index, size in self._rings_of(n_windows, filled, n_choices):
+                points = self._generator.integers(*touching[index], size=size)
+                envs = self._generator.integers(self.rings[index].n_envs, size=size)
+                drawn.append((index, points, envs, np.ones(size, dtype=np.float32)))
+        else:
+            live = [self._priorities[index].live_weights(*bounds[index]) for index in filled]
+            rings, points, envs, relative = draw_windows(self._generator, n_windows, [weights for _, weights in live])
+            importance = relative**-beta
+            importance = (importance / importance.max()).astype(np.float32)
+            for position, (index, (low, _)) in enumerate(zip(filled, live, strict=True)):
+                own = rings == position
+                drawn.append((index, low + points[own], envs[own], importance[own]))
+        return [
+            (index, cut_windows(self.rings[index], self._lattice.begins(points), envs, w, self.sequence_length, self.burn_in))
+            for index, points, envs, w in drawn
+            if len(points) > 0
+        ]
+
+    # ------------------------------------------------------- what was learned
 
     def update_priorities(self, samples: RecurrentSequenceSamples, errors: th.Tensor) -> None:
         """
@@ -243,28 +343,30 @@ class RecurrentSequenceReplayBuffer(StepRing):
         neither padding nor burn-in has an error.
 
         :param samples: the batch
-        :param errors: absolute temporal-difference errors, (T, B)
+        :param errors: temporal-difference errors, (T, B)
         """
-        if self._priorities is None:
+        if not self._priorities:
             return
-        begins, envs = np.divmod(samples.indices, self.n_envs)
-        times = begins + np.arange(len(errors))[:, None]
-        first = self._first_usable()
-        # Another thread or machine may have overwritten them meanwhile
-        counted = (samples.mask.cpu().numpy() > 0) & (times >= first)
-        values = errors.detach().abs().cpu().numpy()
-        envs = np.broadcast_to(envs, times.shape)
-        self._priorities.record(times[counted], envs[counted], values[counted], first, self.n_added)
+        values, learned = errors.detach().abs().cpu().numpy(), samples.mask.cpu().numpy() > 0
+        for index in np.unique(samples.rings).tolist():
+            ring, columns = self.rings[index], np.flatnonzero(samples.rings == index)
+            begins, envs = np.divmod(samples.indices[columns], ring.n_envs)
+            times = begins + np.arange(len(errors))[:, None]
+            first = ring.first_usable()
+            # Another thread or machine may have overwritten them meanwhile
+            counted = learned[:, columns] & (times >= first)
+            envs = np.broadcast_to(envs, times.shape)
+            self._priorities[index].record(times[counted], envs[counted], values[:, columns][counted], first, ring.n_added)
 
     def set_newest_errors(self, errors: np.ndarray) -> None:
         """
         Initial priorities of the steps added last, where acting has computed what is needed; otherwise a new step counts as
-        much as the largest error so far.
+        much as the largest known error.
 
         :param errors: absolute temporal-difference errors, (n_envs,)
         """
-        if self._priorities is not None:
-            self._priorities.record_newest(self.n_added - 1, errors)
+        if self._priorities:
+            self._priorities[0].record_newest(self.rings[0].n_added - 1, errors)
 
     def write_states(self, samples: RecurrentSequenceSamples, states: RNNStates) -> None:
         """
@@ -277,102 +379,40 @@ class RecurrentSequenceReplayBuffer(StepRing):
         """
         if not self.refresh_states or samples.burn_in is None:
             return
-        times, envs = np.divmod(samples.indices[: samples.burn_in.previous_actions.shape[1]], self.n_envs)
-        stored = (times % self.stride == 0) & (times >= self._first_usable())
-        columns = th.as_tensor(np.flatnonzero(stored))
-        self.states[self._slot(times[stored]), envs[stored]] = self._pack(tree_map(lambda array: array[:, columns], states))
+        rings = samples.rings[: samples.burn_in.previous_actions.shape[1]]
+        for index in np.unique(rings).tolist():
+            columns = np.flatnonzero(rings == index)
+            times, envs = np.divmod(samples.indices[columns], self.rings[index].n_envs)
+            self.rings[index].write_states(times, envs, tree_map(lambda array, at=columns: array[:, at], states))
+
+    def stored_states(self, rings: np.ndarray, times: np.ndarray, envs: np.ndarray) -> RNNStates:
+        """
+        Memory as it was when steps were made.
+
+        :param rings: (N,)
+        :param times: divisible by ``stride``, still in the ring: (N,)
+        :param envs: (N,)
+        :return: each (n_layers, N, hidden); zeros at the beginning of an episode
+        """
+        one = self.rings[int(rings[0])]
+        packed = np.empty((len(times), one.states.shape[2]), dtype=np.float32)
+        for index in np.unique(rings).tolist():
+            ring, own = self.rings[index], rings == index
+            is_start = ring.steps_into_episode(times[own], envs[own]) == 0
+            packed[own] = ring.packed_states(times[own], envs[own], is_start)
+        return one.unpack(self.to_torch(packed, copy=False))
+
+    def check_states(self, lstm_states: RNNStates) -> None:
+        """
+        :param lstm_states: memory states of a policy, one per environment
+        :raises ValueError: if they are of other shapes than those stored by :meth:`add`
+        """
+        if self.rings[0].allocated:
+            self.rings[0].check_states(lstm_states)
 
     def priority_statistics(self) -> dict[str, float]:
         """
-        :return: mean and largest priority of the windows that can be drawn; empty if replay is uniform
+        :return: mean and largest priority of the windows of the first ring that can be drawn; empty if replay is uniform
         """
-        return {} if self._priorities is None else self._priorities.statistics(self._first_usable(), self.n_added)
-
-    def _draw_episodes(self, batch_size: int) -> _Pieces:
-        """The episodes of steps drawn uniformly, from their first step, or from the first that the ring still holds."""
-        first = self._first_usable()
-        times = self._generator.integers(first, self.n_added, size=batch_size)
-        envs = self._generator.integers(self.n_envs, size=batch_size)
-        begins = np.maximum(times - self._steps_into_episode(times, envs), first)
-        ones = np.ones(batch_size, dtype=np.float32)
-        return _Pieces(begins, envs, np.zeros(batch_size, dtype=bool), np.full(batch_size, self.n_added), ones)
-
-    def _draw_windows(self, n_windows: int, beta: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Lattice points and environments of windows that touch recorded time, and their importance weights."""
-        first, last = self._first_usable(), self.n_added
-        if self._priorities is None:
-            points = self._generator.integers(*self._lattice.touching(first, last), size=n_windows)
-            return points, self._generator.integers(self.n_envs, size=n_windows), np.ones(n_windows, dtype=np.float32)
-        points, envs, relative_probabilities = self._priorities.sample(self._generator, n_windows, first, last)
-        weights = relative_probabilities**-beta
-        return points, envs, (weights / weights.max()).astype(np.float32)
-
-    def _draw(self, batch_size: int, beta: float) -> _Pieces:
-        """Lay windows on the recorded time, cut them at episode starts, keep ``batch_size`` of the pieces."""
-        assert self.sequence_length is not None
-        first, last, length, burn_in = self._first_usable(), self.n_added, self.sequence_length, self.burn_in
-        points, envs, weights = self._draw_windows(max(batch_size, FEWEST_WINDOWS), beta)
-        windows = self._lattice.begins(points)
-        heads, ends = np.maximum(windows, first), np.minimum(windows + length, last)
-        starts, columns = self._episode_starts(heads, ends, envs)
-
-        # What lies before the first episode start continues an episode: it needs a stored state or burn-in
-        tail_ends = _until_first(ends, starts, columns)
-        known = np.maximum(heads - self._steps_into_episode(heads, envs), first)
-        begins = np.maximum(heads - burn_in, known)
-        # Too short for its burn-in: learn from the first step that is known
-        has_burn_in = (begins + burn_in < tail_ends) & (burn_in > 0)
-        tails = np.flatnonzero(tail_ends > heads)
-
-        pieces = _Pieces(
-            np.concatenate([begins[tails], starts]),
-            np.concatenate([envs[tails], envs[columns]]),
-            np.concatenate([has_burn_in[tails], np.zeros(len(starts), dtype=bool)]),
-            np.concatenate([tail_ends[tails], np.minimum(starts + length, last)]),
-            np.concatenate([weights[tails], weights[columns]]),
-        )
-        # A window always yields a piece, one with an episode start in it yields more
-        return pieces.select(self._generator.permutation(len(pieces.begins))[:batch_size])
-
-    def _get_sequences(self, pieces: _Pieces, vec_normalize: VecNormalize | None) -> RecurrentSequenceSamples:
-        begins, envs, prefixed, ends, weights = pieces
-        n_burn_in = int(prefixed.sum())
-        firsts = begins + self.burn_in * prefixed
-
-        ends = np.minimum(firsts + (self.sequence_length or self._max_episode_length()), ends)
-        lengths = _until_first(ends, *self._episode_starts(firsts + 1, ends, envs)) - firsts
-        steps = np.arange(lengths.max() + 1)[:, None]
-        successor_cells = self._cells(firsts + np.minimum(steps, lengths), envs)
-        # Padding holds what follows in the ring: values of the right kind that the mask takes out
-        cells = successor_cells[:-1]
-
-        is_start = self._steps_into_episode(begins, envs) == 0
-        burn_in = None
-        if n_burn_in > 0:
-            prefix = begins[:n_burn_in] + np.arange(-1, self.burn_in)[:, None]
-            prefix_cells = self._cells(prefix, envs[:n_burn_in])
-            burn_in = BurnIn(
-                self._observations_to_torch(self._read_observations(prefix_cells[1:]), vec_normalize),
-                self._previous_actions(self._read(self.actions, prefix_cells[:-1]), is_start[:n_burn_in]),
-            )
-        actions = self._read(self.actions, cells)
-        action_before = self._read(self.actions, self._cells(firsts - 1, envs))
-        return RecurrentSequenceSamples(
-            observations=self._observations_to_torch(
-                self._observations_with_successor(successor_cells, firsts + lengths, lengths, envs), vec_normalize
-            ),
-            previous_actions=self._previous_actions(np.concatenate([action_before[None], actions]), is_start & ~prefixed),
-            actions=self.to_torch(actions, copy=False),
-            rewards=self.to_torch(self._normalize_reward(self._read(self.rewards, cells), vec_normalize), copy=False),
-            terminated=self.to_torch(self._read(self.terminated, cells).astype(np.float32), copy=False),
-            mask=self.to_torch((steps[:-1] < lengths).astype(np.float32), copy=False),
-            initial_states=self._unpack(self._initial_states(begins, envs, is_start)),
-            burn_in=burn_in,
-            weights=self.to_torch(weights, copy=False),
-            indices=firsts * self.n_envs + envs,
-        )
-
-    def _observations_to_torch(self, observations: Any, vec_normalize: VecNormalize | None) -> Any:
-        return map_observation(
-            lambda value: self.to_torch(value, copy=False), self._normalize_obs(observations, vec_normalize)
-        )
+        ring = self.rings[0]
+        return self._priorities[0].statistics(ring.first_usable(), ring.n_added) if self._priorities else {}

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 
 
 def check_integers(minimum: int, **values: Any) -> None:
@@ -41,6 +42,24 @@ def check_positive(alternative: str = "", /, **values: Any) -> None:
     for name, value in values.items():
         if not isinstance(value, (int, float, np.number)) or not math.isfinite(value) or value <= 0:
             raise ValueError(f"{name}={value!r} must be a finite number above 0 {alternative}".rstrip())
+
+
+def check_actions(space: spaces.Space, action_noise: Any) -> None:
+    """
+    :param space: of the actions
+    :param action_noise: to be added to them, None for none
+    :raises ValueError: if an algorithm cannot learn with them
+    """
+    if isinstance(space, spaces.Box):
+        if not (space.low < space.high).all():
+            raise ValueError(
+                f"action_space={space} has dimensions whose low is not below their high, which leaves nothing to choose: take "
+                "them out with gymnasium.wrappers.TransformAction"
+            )
+    elif action_noise is not None:
+        raise ValueError(f"action_noise={action_noise} cannot be added to actions of {space}: leave it None")
+    if isinstance(space, spaces.Discrete) and space.start != 0:
+        raise ValueError(f"action_space={space} must start at 0: use gymnasium.wrappers.TransformAction to shift it")
 
 
 def check_exactly_one_given(**alternatives: Any) -> None:

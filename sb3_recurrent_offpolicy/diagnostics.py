@@ -2,6 +2,7 @@
 
 from typing import Protocol
 
+import numpy as np
 import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
 
@@ -43,8 +44,8 @@ def state_staleness(
         return {}
     device = latents.device
     n_rows = samples.mask.shape[1]
-    first_times = th.as_tensor(samples.indices, device=device) // buffer.n_envs
-    envs = th.as_tensor(samples.indices, device=device) % buffer.n_envs
+    n_envs = np.array([ring.n_envs for ring in buffer.rings])[samples.rings]
+    first_times, envs = (th.as_tensor(array, device=device) for array in np.divmod(samples.indices, n_envs))
     q_values = network.q_vectors(latents[:-1], samples.actions)
     largest = (q_values.abs().amax(dim=-1) * samples.mask).amax(dim=0)
 
@@ -68,7 +69,8 @@ def state_staleness(
         observations: PyTorchObs = map_observation(at_step, samples.observations)
         inputs = network.encoder.inputs(observations, at_step(samples.previous_actions))
         times = first_times[usable] + at
-        stored = buffer.stored_states(times.cpu().numpy(), envs[usable].cpu().numpy()).vf
+        in_rings = samples.rings[usable.cpu().numpy()]
+        stored = buffer.stored_states(in_rings, times.cpu().numpy(), envs[usable].cpu().numpy()).vf
         stored_latents, _ = network.encoder.step(*inputs, stored)
         difference = network.q_vectors(stored_latents, at_step(samples.actions)) - at_step(q_values)
         # The ratio of the means: a mean of ratios is ruled by the rows whose values are near zero

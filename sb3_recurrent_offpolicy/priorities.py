@@ -1,9 +1,11 @@
 """Who is replayed: windows of recorded time, in proportion to the temporal-difference errors of their steps."""
 
 import math
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
+
+from sb3_recurrent_offpolicy.windows import WindowLattice
 
 # So that a window whose errors are all zero is not lost for ever (Schaul et al. 2016)
 SMALLEST_PRIORITY = 1e-6
@@ -24,30 +26,27 @@ def sequence_priorities(errors: np.ndarray, mask: np.ndarray, eta: float) -> np.
     return eta * counted.max(axis=0) + (1.0 - eta) * counted.sum(axis=0) / mask.sum(axis=0)
 
 
-class WindowLattice(NamedTuple):
+def draw_windows(
+    generator: np.random.Generator, size: int, weights: list[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """
-    Windows of ``length`` steps over a line of times; lattice point i has the one that begins at ``i * stride + offset``.
+    Draw windows of several rings in proportion to their weights.
+
+    :param generator: of random numbers
+    :param size: number of windows
+    :param weights: of the windows of each ring, (n_points, n_envs) each
+    :return: ring, point, environment, and probability relative to uniform sampling of each drawn window, (size,) each
     """
-
-    length: int
-    offset: int
-    stride: int
-
-    def touching(self, first: int, last: int) -> tuple[int, int]:
-        """
-        :param first: a time
-        :param last: a later time
-        :return: the first lattice point whose window touches [first, last), and the one after the last such
-        """
-        low = math.ceil((first - self.length + 1 - self.offset) / self.stride)
-        return low, (last - 1 - self.offset) // self.stride + 1
-
-    def begins(self, points: np.ndarray) -> np.ndarray:
-        """
-        :param points: lattice points
-        :return: the times at which their windows begin
-        """
-        return points * self.stride + self.offset
+    flat = np.concatenate([each.ravel() for each in weights]) if len(weights) > 1 else weights[0].ravel()
+    cumulative = flat.cumsum()
+    total = cumulative[-1]
+    # Rounding must not lead behind the last window
+    chosen = np.minimum(cumulative.searchsorted(generator.random(size) * total, side="right"), len(flat) - 1)
+    ends = np.cumsum([each.size for each in weights])
+    rings = ends.searchsorted(chosen, side="right")
+    n_envs = np.array([each.shape[1] for each in weights])[rings]
+    points, envs = np.divmod(chosen - (ends - [each.size for each in weights])[rings], n_envs)
+    return rings, points, envs, flat[chosen] * len(flat) / total
 
 
 class WindowPriorities:
@@ -66,37 +65,40 @@ class WindowPriorities:
     """
 
     def __init__(self, n_rows: int, n_envs: int, lattice: WindowLattice, alpha: float, eta: float):
+        self.n_rows, self.n_envs = n_rows, n_envs
         self.lattice = lattice
         self.alpha, self.eta = alpha, eta
-        # NaN where the error is not known yet
-        self.errors = np.full((n_rows, n_envs), np.nan, dtype=np.float32)
-        self.weights = np.zeros((self._n_slots(n_rows, lattice), n_envs))
-        # The largest known error in each window; 0 where none is known
-        self.peaks = np.zeros(self.weights.shape, dtype=np.float32)
+        self.allocated = False
         # Of the windows that could be drawn when they were last brought up to date
         self.largest_error = 1.0
         # Windows know the steps before this time
         self._known_until = 0
 
-    @staticmethod
-    def _n_slots(n_rows: int, lattice: WindowLattice) -> int:
-        return math.ceil((n_rows + lattice.length) / lattice.stride) + 1
+    @property
+    def _n_slots(self) -> int:
+        return math.ceil((self.n_rows + self.lattice.length) / self.lattice.stride) + 1
 
-    @classmethod
-    def estimate_nbytes(cls, n_rows: int, n_envs: int, lattice: WindowLattice) -> int:
+    def estimate_nbytes(self) -> int:
         """
-        :param n_rows: steps of each environment in the ring
-        :param n_envs: number of environments
-        :param lattice: the windows
-        :return: bytes that the arrays take
+        :return: bytes that the arrays will take
         """
-        return n_envs * (4 * n_rows + 12 * cls._n_slots(n_rows, lattice))
+        return self.n_envs * (4 * self.n_rows + 12 * self._n_slots)
 
-    def add(self, row: int) -> None:
+    def _allocate(self) -> None:
+        # NaN where the error is not known yet
+        self.errors = np.full((self.n_rows, self.n_envs), np.nan, dtype=np.float32)
+        self.weights = np.zeros((self._n_slots, self.n_envs))
+        # The largest known error in each window; 0 where none is known
+        self.peaks = np.zeros(self.weights.shape, dtype=np.float32)
+        self.allocated = True
+
+    def add(self, rows: Any) -> None:
         """
-        :param row: of the ring, where a new step of every environment stands
+        :param rows: of the ring, where new steps of every environment stand
         """
-        self.errors[row] = np.nan
+        if not self.allocated:
+            self._allocate()
+        self.errors[rows] = np.nan
 
     def record_newest(self, time: int, errors: np.ndarray) -> None:
         """
@@ -129,40 +131,12 @@ class WindowPriorities:
         unique = np.unique((points * n_envs + envs)[touched])
         self._refresh(unique // n_envs, unique % n_envs, first, last)
 
-    def sample(
-        self, generator: np.random.Generator, size: int, first: int, last: int
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """
-        :param generator: of random numbers
-        :param size: number of windows
-        :param first: first time that can be sampled
-        :param last: time after the last one
-        :return: lattice points, environments, and probabilities relative to uniform sampling, (size,) each
-        """
-        low, weights = self._live_weights(first, last)
-        cumulative = weights.cumsum()
-        total = cumulative[-1]
-        # Rounding must not lead behind the last window
-        flat = np.minimum(cumulative.searchsorted(generator.random(size) * total, side="right"), len(cumulative) - 1)
-        rows, envs = np.divmod(flat, weights.shape[1])
-        return low + rows, envs, weights[rows, envs] * len(cumulative) / total
-
-    def statistics(self, first: int, last: int) -> dict[str, float]:
+    def live_weights(self, first: int, last: int) -> tuple[int, np.ndarray]:
         """
         :param first: first time that can be sampled
         :param last: time after the last one
-        :return: mean and largest priority of the windows between them
+        :return: the first lattice point whose window touches these times, and the weights from there on: (n_points, n_envs)
         """
-        _, weights = self._live_weights(first, last)
-        priorities = weights ** (1.0 / self.alpha)
-        return {"mean": float(priorities.mean()), "max": float(priorities.max())}
-
-    def _finite(self, errors: np.ndarray) -> np.ndarray:
-        """An infinite error would make one window the only one that is ever drawn: it counts as the largest finite one."""
-        return np.where(np.isfinite(errors), errors, self.largest_error)
-
-    def _live_weights(self, first: int, last: int) -> tuple[int, np.ndarray]:
-        """The first lattice point that touches [first, last), and the weights from there on: (n_points, n_envs)."""
         low, high = self.lattice.touching(first, last)
         slots = np.arange(low, high) % len(self.weights)
         if self._known_until > first:
@@ -171,6 +145,20 @@ class WindowPriorities:
             self.largest_error = float(self.peaks[slots[:n_known]].max()) or self.largest_error
         self._refresh_new(first, last)
         return low, self.weights[slots]
+
+    def statistics(self, first: int, last: int) -> dict[str, float]:
+        """
+        :param first: first time that can be sampled
+        :param last: time after the last one
+        :return: mean and largest priority of the windows between them
+        """
+        _, weights = self.live_weights(first, last)
+        priorities = weights ** (1.0 / self.alpha)
+        return {"mean": float(priorities.mean()), "max": float(priorities.max())}
+
+    def _finite(self, errors: np.ndarray) -> np.ndarray:
+        """An infinite error would make one window the only one that is ever drawn: it counts as the largest finite one."""
+        return np.where(np.isfinite(errors), errors, self.largest_error)
 
     def _refresh_new(self, first: int, last: int) -> None:
         n_envs = self.errors.shape[1]

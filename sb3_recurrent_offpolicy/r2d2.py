@@ -1,39 +1,45 @@
 """R2D2: double Q-learning from prioritised sequences, with memory."""
 
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule
 
+from sb3_recurrent_offpolicy.acting import EpsilonGreedy
 from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
 from sb3_recurrent_offpolicy.checks import check_numbers
 from sb3_recurrent_offpolicy.networks import RecurrentQNetwork
-from sb3_recurrent_offpolicy.policies import (
-    R2D2CnnGruPolicy,
-    R2D2CnnLstmPolicy,
-    R2D2MlpGruPolicy,
-    R2D2MultiInputGruPolicy,
-    R2D2MultiInputLstmPolicy,
-    R2D2Policy,
-)
+from sb3_recurrent_offpolicy.policies import R2D2Policy
 from sb3_recurrent_offpolicy.preprocessing import encode_actions
+from sb3_recurrent_offpolicy.settings import RecurrentSettings, ReplaySettings, Unpack, passed_on
 from sb3_recurrent_offpolicy.targets import masked_mean, n_step_targets, rescale_values, unrescale_values
-from sb3_recurrent_offpolicy.type_aliases import RNNStates
+from sb3_recurrent_offpolicy.type_aliases import RecurrentSequenceSamples
 
 # Environments from which on they explore at different rates. Fewer would all sit near the ends of the ladder: of two, one at
 # 0.4 and one at 0.00066
 SMALLEST_LADDER = 8
+# Parameters that the base class does not know
+OWN_PARAMETERS = (
+    "target_update_interval",
+    "exploration_fraction",
+    "exploration_initial_eps",
+    "exploration_final_eps",
+    "priority_alpha",
+    "priority_eta",
+    "importance_beta",
+    "value_rescaling",
+    "exploration_ladder",
+)
 
 
-class _Unfinished(NamedTuple):
+class _PendingStep(NamedTuple):
     """The newest step of each environment: its error is known once the next observation has been seen."""
 
-    n_added: int
     q_values: np.ndarray
     """Of the actions taken, (n_envs,)"""
     greedy_values: np.ndarray
@@ -81,25 +87,28 @@ class R2D2(RecurrentOffPolicyAlgorithm):
     :param verbose: 0 for no output, 1 for info messages, 2 for debug messages
     :param seed: seed for the pseudo random generators
     :param device: device (cpu, cuda, ...) on which the code should be run
-    :param sequence_length: steps per sequence to learn from. About the span that must be remembered
-    :param burn_in: steps replayed without gradient before a sequence that does not begin with its episode (paper: 40)
-    :param state_init: "stored" begins a sequence with the memory that acted there, "zero" with zeros
-    :param refresh_states: replace stored memories by those that burn-in has recomputed with today's weights, so that they age
-        from their last replay on
-    :param reward_scale: factor on sampled rewards. 1, because values are rescaled; "auto" divides rewards by the running
-        standard deviation of the discounted return
     :param priority_alpha: exponent of the priorities; 0 replays uniformly
     :param priority_eta: weight of the largest error of a sequence against their mean
     :param importance_beta: initial exponent of the importance weights, annealed to 1; 0, as in the paper, leaves them out
     :param value_rescaling: learn h(Q), h(x) = sign(x)(sqrt(abs(x) + 1) - 1) + 0.001 x, in place of Q
     :param exploration_ladder: (epsilon, alpha): environment i of N explores at the rate epsilon^(1 + alpha i / (N - 1)).
         Applies from 8 environments on, where the schedule above has no effect; None: the schedule, always
+    :param settings: ``sequence_length`` (default 40, of which all is learned from; the paper's 80 contain its burn-in of 40),
+        ``burn_in`` (default 20), ``state_init``, ``refresh_states`` and ``reward_scale`` (default 1: values are rescaled), see
+        :class:`~sb3_recurrent_offpolicy.algorithm.RecurrentOffPolicyAlgorithm`
     :param _init_setup_model: whether or not to build the network at the creation of the instance
     """
 
+    policy_type = R2D2Policy
     network_names = ("q_net", "q_net_target")
     optimizer_names = ("policy.optimizer",)
     count_parameters = (*RecurrentOffPolicyAlgorithm.count_parameters, "target_update_interval")
+    default_settings: ClassVar[RecurrentSettings] = {
+        **RecurrentOffPolicyAlgorithm.default_settings,
+        "sequence_length": 40,
+        "burn_in": 20,
+        "reward_scale": 1.0,
+    }
     buffer_parameters = (
         *RecurrentOffPolicyAlgorithm.buffer_parameters,
         "priority_alpha",
@@ -110,15 +119,6 @@ class R2D2(RecurrentOffPolicyAlgorithm):
     policy: R2D2Policy
     q_net: RecurrentQNetwork
     q_net_target: RecurrentQNetwork
-
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
-        "MlpLstmPolicy": R2D2Policy,
-        "CnnLstmPolicy": R2D2CnnLstmPolicy,
-        "MultiInputLstmPolicy": R2D2MultiInputLstmPolicy,
-        "MlpGruPolicy": R2D2MlpGruPolicy,
-        "CnnGruPolicy": R2D2CnnGruPolicy,
-        "MultiInputGruPolicy": R2D2MultiInputGruPolicy,
-    }
 
     def __init__(
         self,
@@ -147,48 +147,15 @@ class R2D2(RecurrentOffPolicyAlgorithm):
         verbose: int = 0,
         seed: int | None = None,
         device: th.device | str = "auto",
-        sequence_length: int = 40,
-        burn_in: int = 20,
-        state_init: Literal["stored", "zero"] = "stored",
-        refresh_states: bool = False,
-        reward_scale: float | Literal["auto"] = 1.0,
         priority_alpha: float = 0.9,
         priority_eta: float = 0.9,
         importance_beta: float = 0.0,
         value_rescaling: bool = True,
         exploration_ladder: tuple[float, float] | None = (0.4, 7.0),
         _init_setup_model: bool = True,
+        **settings: Unpack[ReplaySettings],
     ):
-        super().__init__(
-            policy=policy,
-            env=env,
-            learning_rate=learning_rate,
-            buffer_size=buffer_size,
-            learning_starts=learning_starts,
-            batch_size=batch_size,
-            tau=tau,
-            gamma=gamma,
-            train_freq=train_freq,
-            gradient_steps=gradient_steps,
-            replay_buffer_class=replay_buffer_class,
-            replay_buffer_kwargs=replay_buffer_kwargs,
-            optimize_memory_usage=optimize_memory_usage,
-            n_steps=n_steps,
-            stats_window_size=stats_window_size,
-            tensorboard_log=tensorboard_log,
-            policy_kwargs=policy_kwargs,
-            verbose=verbose,
-            seed=seed,
-            device=device,
-            sequence_length=sequence_length,
-            burn_in=burn_in,
-            state_init=state_init,
-            refresh_states=refresh_states,
-            reward_scale=reward_scale,
-            max_grad_norm=max_grad_norm,
-            sde_support=False,
-            supported_action_spaces=(spaces.Discrete,),
-        )
+        super().__init__(**passed_on(locals(), *OWN_PARAMETERS), sde_support=False, supported_action_spaces=(spaces.Discrete,))
         self.target_update_interval = target_update_interval
         self.exploration_fraction = exploration_fraction
         self.exploration_initial_eps = exploration_initial_eps
@@ -200,7 +167,7 @@ class R2D2(RecurrentOffPolicyAlgorithm):
         self.exploration_ladder = exploration_ladder
         # Of the latest step, the mean over environments; ``predict`` explores at this rate, as in SB3's DQN
         self.exploration_rate = 0.0
-        self._unfinished: _Unfinished | None = None
+        self._pending_step: _PendingStep | None = None
 
         if _init_setup_model:
             self._setup_model()
@@ -235,6 +202,7 @@ class R2D2(RecurrentOffPolicyAlgorithm):
 
     def _setup_model(self) -> None:
         super()._setup_model()
+        self._pending_step = None
         self.exploration_schedule: Schedule = ConstantSchedule(self.exploration_final_eps)
         # SB3's schedule divides by the fraction
         if self.exploration_fraction > 0:
@@ -253,17 +221,22 @@ class R2D2(RecurrentOffPolicyAlgorithm):
             return epsilon ** (1.0 + alpha * np.arange(self.n_envs) / (self.n_envs - 1))
         return np.full(self.n_envs, self.exploration_schedule(self._current_progress_remaining))
 
-    def _act(self) -> tuple[np.ndarray, RNNStates]:
-        self._staged_q_values, states = super()._act()
+    def _seed_generators(self, seed: int) -> None:
+        super()._seed_generators(seed)
+        assert isinstance(self.action_space, spaces.Discrete)
+        n_actions = int(self.action_space.n)
+        self.behavior.epsilon_greedy = EpsilonGreedy(n_actions, np.random.default_rng([1, seed]))
+        # Who evaluates in between does not change how training explores
+        self._evaluation_epsilon_greedy = EpsilonGreedy(n_actions, np.random.default_rng([2, seed]))
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
         rates = self.exploration_rates()
+        self.behavior.exploration_rates = rates
         self.exploration_rate = float(rates.mean())
         self.logger.record("rollout/exploration_rate", self.exploration_rate)
-        return self._explore(self._staged_q_values.argmax(axis=1), rates), states
-
-    def _explore(self, actions: np.ndarray, rates: np.ndarray | float) -> np.ndarray:
-        assert isinstance(self.action_space, spaces.Discrete)
-        random_actions = self._exploration_generator.integers(self.action_space.n, size=actions.shape)
-        return np.where(self._exploration_generator.random(actions.shape) < rates, random_actions, actions)
+        return super()._sample_action(learning_starts, action_noise, n_envs)
 
     def predict(
         self,
@@ -285,7 +258,7 @@ class R2D2(RecurrentOffPolicyAlgorithm):
         action, state = self.policy.predict(observation, state, episode_start, deterministic)
         if not deterministic:
             assert state is not None
-            action = self._explore(np.asarray(action), self.exploration_rate)
+            action = self._evaluation_epsilon_greedy(np.asarray(action), self.exploration_rate)
             # What is done is what will be remembered
             done = encode_actions(th.as_tensor(action.reshape(-1, 1)), self.action_space)
             state = (*state[:-1], done.numpy()[None])
@@ -294,7 +267,7 @@ class R2D2(RecurrentOffPolicyAlgorithm):
     def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
         super().load_replay_buffer(path, truncate_last_traj)
         # The step whose error was still to come is not in this buffer
-        self._unfinished = None
+        self._pending_step = None
 
     def _store_transition(
         self,
@@ -305,33 +278,31 @@ class R2D2(RecurrentOffPolicyAlgorithm):
         dones: np.ndarray,
         infos: list[dict[str, Any]],
     ) -> None:
-        if self.priority_alpha > 0:
-            self._finish_errors()
+        assert self.behavior.staged is not None
+        if self.priority_alpha == 0:
+            super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+            return
+        q_values = self.behavior.staged.policy_step.q_values
+        greedy_values = q_values.max(axis=1)
+        if self._pending_step is not None:
+            self.replay_buffer.set_newest_errors(self._errors_of(self._pending_step, greedy_values))
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
-        if self.priority_alpha > 0:
-            self._unfinished = _Unfinished(
-                self.replay_buffer.n_added,
-                self._staged_q_values[np.arange(self.n_envs), buffer_action.reshape(-1)],
-                self._staged_q_values.max(axis=1),
-                reward,
-            )
+        taken = q_values[np.arange(self.n_envs), buffer_action.reshape(-1)]
+        self._pending_step = _PendingStep(taken, greedy_values, reward)
 
-    def _finish_errors(self) -> None:
+    def _errors_of(self, step: _PendingStep, next_values: np.ndarray) -> np.ndarray:
         """
         Initial priorities, from the values that acting has computed anyway: one-step errors, with the online network. After a
         time limit the last observation is not acted on, and the value of the one before stands in for its value.
         """
-        step, buffer = self._unfinished, self.replay_buffer
-        # A buffer loaded meanwhile holds other steps
-        if step is None or step.n_added != buffer.n_added:
-            return
-        terminated = buffer.terminated[(step.n_added - 1) % buffer.buffer_size]
-        next_values = np.where(self._last_episode_starts, step.greedy_values, self._staged_q_values.max(axis=1))
+        ring = self.replay_buffer.rings[0]
+        terminated = ring.terminated[(ring.n_added - 1) % ring.n_rows]
+        next_values = np.where(self._last_episode_starts, step.greedy_values, next_values)
         targets = self._to_learned_scale(
             th.as_tensor(step.rewards * self.reward_factor)
             + self.gamma * th.as_tensor(~terminated) * self._from_learned_scale(th.as_tensor(next_values))
         )
-        buffer.set_newest_errors(np.abs(targets.numpy() - step.q_values))
+        return np.abs(targets.numpy() - step.q_values)
 
     def _to_learned_scale(self, values: th.Tensor) -> th.Tensor:
         return rescale_values(values) if self.value_rescaling else values
@@ -357,21 +328,13 @@ class R2D2(RecurrentOffPolicyAlgorithm):
             self._diagnose(samples, encoded.latents)
             self._refresh_states(samples, encoded, encoded)
             q_values = self.q_net.q_values(encoded.latents)
-
-            with th.no_grad():
-                # Double Q-learning: the online network chooses, the target network values
-                next_actions = q_values[1:].argmax(dim=-1, keepdim=True)
-                next_q_values = self.q_net_target.q_values(self.q_net_target.encode(samples).latents[1:])
-                next_values = self._from_learned_scale(next_q_values.gather(-1, next_actions).squeeze(-1))
-                target_q_values = self._to_learned_scale(
-                    n_step_targets(samples.rewards, samples.terminated, samples.mask, next_values, self.gamma, self.n_steps)
-                )
+            targets = self._targets(samples, q_values[1:].detach())
 
             # Get the values of the actions from the replay buffer
             current_q_values = q_values[:-1].gather(-1, samples.actions.long()).squeeze(-1)
 
             # Compute loss
-            errors = current_q_values - target_q_values
+            errors = current_q_values - targets
             loss = 0.5 * masked_mean(errors**2 * samples.weights, samples.mask)
             losses.append(loss.detach())
             q_means.append(masked_mean(current_q_values.detach(), samples.mask))
@@ -388,5 +351,15 @@ class R2D2(RecurrentOffPolicyAlgorithm):
         self.logger.record("train/loss", th.stack(losses).mean().item())
         self.logger.record("train/q_values", th.stack(q_means).mean().item())
 
+    @th.no_grad()
+    def _targets(self, samples: RecurrentSequenceSamples, next_online_values: th.Tensor) -> th.Tensor:
+        """Double Q-learning, (T, B): the online network chooses the next action, the target network values it."""
+        next_actions = next_online_values.argmax(dim=-1, keepdim=True)
+        next_q_values = self.q_net_target.q_values(self.q_net_target.encode(samples).latents[1:])
+        next_values = self._from_learned_scale(next_q_values.gather(-1, next_actions).squeeze(-1))
+        return self._to_learned_scale(
+            n_step_targets(samples.rewards, samples.terminated, samples.mask, next_values, self.gamma, self.n_steps)
+        )
+
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_staged_q_values", "_unfinished"]
+        return [*super()._excluded_save_params(), "_evaluation_epsilon_greedy", "_pending_step"]

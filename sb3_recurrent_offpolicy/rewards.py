@@ -55,6 +55,16 @@ class RewardNormalizer:
         if len(self._new_returns) >= STEPS_PER_UPDATE:
             self._count_new_returns()
 
+    def add_episode(self, rewards: np.ndarray, gamma: float) -> None:
+        """
+        :param rewards: of a recorded episode, (T,)
+        :param gamma: discount factor
+        """
+        self._count_new_returns()
+        discounted = 0.0
+        returns = [discounted := gamma * discounted + reward for reward in rewards.tolist()]
+        self._count(np.array(returns))
+
     def update(self) -> float:
         """
         Bring the factor up to date, once per update of the networks.
@@ -77,8 +87,10 @@ class RewardNormalizer:
     def _count_new_returns(self) -> None:
         if not self._new_returns:
             return
-        returns = np.concatenate(self._new_returns)
-        self._new_returns = []
+        returns, self._new_returns = np.concatenate(self._new_returns), []
+        self._count(returns)
+
+    def _count(self, returns: np.ndarray) -> None:
         n_envs = len(self._returns)
         new = np.array([len(returns), returns.sum(), np.square(returns).sum(), np.abs(returns).max()])
         if not self._portions or self._portions[-1][0] >= n_envs * self.n_rows / N_PORTIONS:

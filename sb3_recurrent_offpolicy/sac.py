@@ -1,29 +1,23 @@
 """RecurrentSAC: maximum-entropy learning with automatic temperature and twin critics, with memory."""
 
 import math
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
-from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.type_aliases import GymEnv, Schedule, TensorDict
 
 from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
 from sb3_recurrent_offpolicy.networks import CategoricalActor, RecurrentCritic, SquashedGaussianActor
-from sb3_recurrent_offpolicy.policies import (
-    RecurrentSACPolicy,
-    SACCnnGruPolicy,
-    SACCnnLstmPolicy,
-    SACMlpGruPolicy,
-    SACMultiInputGruPolicy,
-    SACMultiInputLstmPolicy,
-)
+from sb3_recurrent_offpolicy.policies import RecurrentSACPolicy
+from sb3_recurrent_offpolicy.settings import RecurrentSettings, Unpack, passed_on
 from sb3_recurrent_offpolicy.targets import masked_mean, n_step_targets
+from sb3_recurrent_offpolicy.type_aliases import ActionLogProbs, Encoded, RecurrentSequenceSamples
 
 # Of the entropy of the uniform policy; see target_entropy
 DISCRETE_ENTROPY_RATIO = 0.5
@@ -75,35 +69,21 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
     :param verbose: 0 for no output, 1 for info messages, 2 for debug messages
     :param seed: seed for the pseudo random generators
     :param device: device (cpu, cuda, ...) on which the code should be run
-    :param sequence_length: steps per sequence, None for whole episodes. About the span that must be remembered
-    :param burn_in: steps replayed without gradient before a sequence that does not begin with its episode. Worth a try when
-        observations are normalised by running statistics: stored states were computed under older ones
-    :param state_init: "stored" begins a sequence with the memory that acted there, "zero" with zeros
-    :param refresh_states: replace stored memories by those that burn-in has recomputed with today's weights, so that they age
-        from their last replay on
-    :param reward_scale: factor on sampled rewards. "auto" divides them by the running standard deviation of the discounted
-        return, as ``VecNormalize`` does, so that the defaults, ``ent_coef`` above all, fit rewards of any size
-    :param max_grad_norm: clip the gradients of actor and critic to this norm each, None not to
+    :param settings: ``sequence_length``, ``burn_in``, ``state_init``, ``refresh_states``, ``reward_scale``, ``max_grad_norm``,
+        see :class:`~sb3_recurrent_offpolicy.algorithm.RecurrentOffPolicyAlgorithm`
     :param _init_setup_model: whether or not to build the network at the creation of the instance
     :raises ValueError: if ``ent_coef`` or ``target_entropy`` is neither a number nor "auto" with an optional number, or
         ``target_entropy`` is more than the actions can have
     """
 
+    policy_type = RecurrentSACPolicy
+    known_action_spaces: ClassVar[tuple[type[spaces.Space], ...]] = (spaces.Box, spaces.Discrete)
     count_parameters = (*RecurrentOffPolicyAlgorithm.count_parameters, "target_update_interval")
 
     policy: RecurrentSACPolicy
     actor: SquashedGaussianActor | CategoricalActor
     critic: RecurrentCritic
     critic_target: RecurrentCritic
-
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
-        "MlpLstmPolicy": RecurrentSACPolicy,
-        "CnnLstmPolicy": SACCnnLstmPolicy,
-        "MultiInputLstmPolicy": SACMultiInputLstmPolicy,
-        "MlpGruPolicy": SACMlpGruPolicy,
-        "CnnGruPolicy": SACCnnGruPolicy,
-        "MultiInputGruPolicy": SACMultiInputGruPolicy,
-    }
 
     def __init__(
         self,
@@ -134,47 +114,11 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
         verbose: int = 0,
         seed: int | None = None,
         device: th.device | str = "auto",
-        sequence_length: int | None = 32,
-        burn_in: int = 0,
-        state_init: Literal["stored", "zero"] = "stored",
-        refresh_states: bool = False,
-        reward_scale: float | Literal["auto"] = "auto",
-        max_grad_norm: float | None = None,
         _init_setup_model: bool = True,
+        **settings: Unpack[RecurrentSettings],
     ):
-        super().__init__(
-            policy=policy,
-            env=env,
-            learning_rate=learning_rate,
-            buffer_size=buffer_size,
-            learning_starts=learning_starts,
-            batch_size=batch_size,
-            tau=tau,
-            gamma=gamma,
-            train_freq=train_freq,
-            gradient_steps=gradient_steps,
-            action_noise=action_noise,
-            replay_buffer_class=replay_buffer_class,
-            replay_buffer_kwargs=replay_buffer_kwargs,
-            optimize_memory_usage=optimize_memory_usage,
-            n_steps=n_steps,
-            use_sde=use_sde,
-            sde_sample_freq=sde_sample_freq,
-            use_sde_at_warmup=use_sde_at_warmup,
-            stats_window_size=stats_window_size,
-            tensorboard_log=tensorboard_log,
-            policy_kwargs=policy_kwargs,
-            verbose=verbose,
-            seed=seed,
-            device=device,
-            sequence_length=sequence_length,
-            burn_in=burn_in,
-            state_init=state_init,
-            refresh_states=refresh_states,
-            reward_scale=reward_scale,
-            max_grad_norm=max_grad_norm,
-            supported_action_spaces=(spaces.Box, spaces.Discrete),
-        )
+        shared = passed_on(locals(), "ent_coef", "target_update_interval", "target_entropy")
+        super().__init__(**shared, supported_action_spaces=self.known_action_spaces)
         self.ent_coef = ent_coef
         self.target_update_interval = target_update_interval
         self.target_entropy = target_entropy
@@ -244,7 +188,7 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
         if resolved > largest:
             raise ValueError(
                 f"target_entropy={self.target_entropy!r} asks for {resolved:.4g} nats, but actions of {self.action_space} "
-                f"have {largest:.4g} at most, and ent_coef would grow for ever: lower it"
+                f"have {largest:.4g} at most, and ent_coef would grow without end: lower it"
             )
         return resolved
 
@@ -273,56 +217,26 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
             self._refresh_states(samples, actor, critic)
             current_policy, next_policy = policy.steps(slice(-1)), policy.steps(slice(1, None))
 
-            if self.ent_coef_optimizer is not None and self.log_ent_coef is not None:
-                # Important: detach the variable from the graph
-                # so we don't change it with other losses
-                # see https://github.com/rail-berkeley/softlearning/issues/60
-                ent_coef = th.exp(self.log_ent_coef.detach())
-                # Optimize entropy coefficient, also called
-                # entropy temperature or alpha in the paper
-                log_prob = current_policy.expectation(current_policy.log_probs).detach()
-                missing_entropy = masked_mean(log_prob + self._resolved_target_entropy, samples.mask)
-                ent_coef_loss = -(self.log_ent_coef * missing_entropy).mean()
+            # Optimize entropy coefficient, also called
+            # entropy temperature or alpha in the paper
+            ent_coef, ent_coef_loss = self._temperature(samples, current_policy)
+            ent_coefs.append(ent_coef.mean())
+            if ent_coef_loss is not None and self.ent_coef_optimizer is not None:
                 ent_coef_losses.append(ent_coef_loss.detach())
                 self.ent_coef_optimizer.zero_grad()
                 ent_coef_loss.backward()
                 self.ent_coef_optimizer.step()
-            else:
-                ent_coef = self.ent_coef_tensor
-            ent_coefs.append(ent_coef.mean())
-
-            with th.no_grad():
-                # Compute the next Q values: min over all critics targets
-                next_latents = self.critic_target.encode(samples).latents[1:]
-                next_q_values = th.stack(self.critic_target.policy_values(next_latents, next_policy)).amin(dim=0)
-                # add entropy term
-                next_values = next_policy.expectation(next_q_values - ent_coef * next_policy.log_probs)
-                target_q_values = n_step_targets(
-                    samples.rewards, samples.terminated, samples.mask, next_values, self.gamma, self.n_steps
-                )
-
-            # Get current Q-values estimates for each critic network
-            # using action from the replay buffer
-            current_q_values = self.critic(critic.latents[:-1], samples.actions)
-
-            # Compute critic loss
-            errors = sum((current_q - target_q_values) ** 2 for current_q in current_q_values)
-            critic_loss = 0.5 * masked_mean(errors * samples.weights, samples.mask)
-            critic_losses.append(critic_loss.detach())
 
             # Optimize the critic
+            targets = self._targets(samples, next_policy, ent_coef)
+            critic_loss, errors = self._critic_loss(samples, critic, targets)
+            critic_losses.append(critic_loss.detach())
             self._minimize(critic_loss, self.critic.optimizer)
-            self._update_priorities(samples, (errors / len(current_q_values)).sqrt())
-
-            # Compute actor loss; the critic's memory is given, not to be changed by it
-            # Min over all critic networks
-            q_values_pi = self.critic.policy_values(critic.latents[:-1].detach(), current_policy)
-            min_qf_pi = th.stack(q_values_pi).amin(dim=0)
-            soft_values = current_policy.expectation(ent_coef * current_policy.log_probs - min_qf_pi)
-            actor_loss = masked_mean(soft_values, samples.mask)
-            actor_losses.append(actor_loss.detach())
+            self._update_priorities(samples, errors)
 
             # Optimize the actor
+            actor_loss = self._actor_loss(samples, critic, current_policy, ent_coef)
+            actor_losses.append(actor_loss.detach())
             self._minimize(actor_loss, self.actor.optimizer)
 
             # Update target networks
@@ -335,6 +249,46 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
         self.logger.record("train/critic_loss", th.stack(critic_losses).mean().item())
         if len(ent_coef_losses) > 0:
             self.logger.record("train/ent_coef_loss", th.stack(ent_coef_losses).mean().item())
+
+    def _temperature(self, samples: RecurrentSequenceSamples, policy: ActionLogProbs) -> tuple[th.Tensor, th.Tensor | None]:
+        """The entropy coefficient, and its loss if it is learned."""
+        if self.log_ent_coef is None:
+            return self.ent_coef_tensor, None
+        # Important: detach the variable from the graph
+        # so we don't change it with other losses
+        # see https://github.com/rail-berkeley/softlearning/issues/60
+        ent_coef = th.exp(self.log_ent_coef.detach())
+        log_prob = policy.expectation(policy.log_probs).detach()
+        missing_entropy = masked_mean(log_prob + self._resolved_target_entropy, samples.mask)
+        return ent_coef, -(self.log_ent_coef * missing_entropy).mean()
+
+    @th.no_grad()
+    def _targets(self, samples: RecurrentSequenceSamples, next_policy: ActionLogProbs, ent_coef: th.Tensor) -> th.Tensor:
+        """Soft values of what the policy would do next, by the lowest target critic: (T, B)."""
+        next_latents = self.critic_target.encode(samples).latents[1:]
+        next_q_values = self._policy_q_values(self.critic_target, next_latents, next_policy)
+        # add entropy term
+        next_values = next_policy.expectation(next_q_values - ent_coef * next_policy.log_probs)
+        return n_step_targets(samples.rewards, samples.terminated, samples.mask, next_values, self.gamma, self.n_steps)
+
+    def _critic_loss(
+        self, samples: RecurrentSequenceSamples, critic: Encoded, targets: th.Tensor
+    ) -> tuple[th.Tensor, th.Tensor]:
+        """The loss, and the error of each step for its priority: (T, B)."""
+        current_q_values = self.critic(critic.latents[:-1], samples.actions)
+        squares = sum((current_q - targets) ** 2 for current_q in current_q_values)
+        return 0.5 * masked_mean(squares * samples.weights, samples.mask), (squares / len(current_q_values)).sqrt()
+
+    def _actor_loss(
+        self, samples: RecurrentSequenceSamples, critic: Encoded, policy: ActionLogProbs, ent_coef: th.Tensor
+    ) -> th.Tensor:
+        # The critic's memory is given, not to be changed by it
+        q_values = self._policy_q_values(self.critic, critic.latents[:-1].detach(), policy)
+        return masked_mean(policy.expectation(ent_coef * policy.log_probs - q_values), samples.mask)
+
+    def _policy_q_values(self, critic: RecurrentCritic, latents: th.Tensor, policy: ActionLogProbs) -> th.Tensor:
+        """Values of the actions that a policy considers, (T, B, N): min over all critic networks."""
+        return th.stack(critic.policy_values(latents, policy)).amin(dim=0)
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, tensors = super()._get_torch_save_params()

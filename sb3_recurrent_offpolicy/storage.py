@@ -1,141 +1,145 @@
 """
-The steps that are replayed: a ring of them per environment, observations once, memory states now and then.
+How steps are kept: a ring of them, observations once, memory states now and then.
 
-Time is counted per ring, not per row: step i of every environment is written at time i and lives in row ``i % rows``
-until time ``i + rows``. All arithmetic happens on times, so the ring's seam appears in one place only.
+Time is counted per ring, not per row: step i of every environment is written at time i and lives in row ``i % n_rows``
+until time ``i + n_rows``. All arithmetic happens on times, so the ring's seam appears in one place only.
 """
 
 import math
 import warnings
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import psutil
 import torch as th
-from gymnasium import spaces
-from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
+from stable_baselines3.common.buffers import ReplayBuffer
 
-from sb3_recurrent_offpolicy.preprocessing import encode_actions, map_observation
-from sb3_recurrent_offpolicy.type_aliases import RNNStates
+from sb3_recurrent_offpolicy.preprocessing import map_observation
+from sb3_recurrent_offpolicy.type_aliases import RNNStates, Stretch
 
 
-class StepRing(ReplayBuffer):
+class StepLayout:
     """
-    Steps of several environments: add one of each, read any that is still there.
+    What a step is made of: shapes and types of its parts.
+
+    :param buffer: replay buffer of the observation and action spaces
+    """
+
+    def __init__(self, buffer: ReplayBuffer):
+        space = buffer.observation_space
+        self.action_dim = buffer.action_dim
+        self.action_dtype = buffer._maybe_cast_dtype(buffer.action_space.dtype)
+        self.observations: dict[str | None, tuple[tuple[int, ...], Any]] = {None: (buffer.obs_shape, space.dtype)}
+        self.has_dict_observations = isinstance(buffer.obs_shape, dict)
+        if isinstance(buffer.obs_shape, dict):
+            entries = space.spaces
+            self.observations = {key: (shape, entries[key].dtype) for key, shape in buffer.obs_shape.items()}
+
+    def arrays(self, n_rows: int, n_envs: int, n_slots: int, state_size: int) -> list[tuple[tuple[int, ...], Any]]:
+        """
+        :param n_rows: steps of each environment
+        :param n_envs: number of environments
+        :param n_slots: memory states of each environment
+        :param state_size: floats per memory state
+        :return: shape and dtype of actions, rewards, terminated, episode_steps, states, and then of the observations
+        """
+        steps = (n_rows, n_envs)
+        return [
+            ((*steps, self.action_dim), self.action_dtype),
+            (steps, np.float32),
+            (steps, np.bool_),
+            (steps, np.int32),
+            ((n_slots, n_envs, state_size), np.float32),
+            *((((*steps, *shape)), dtype) for shape, dtype in self.observations.values()),
+        ]
+
+
+class StepRing:
+    """
+    Steps of environments that advance together: add one of each, or a stretch of them, read any that is still there.
 
     Observations are stored once: the successor of an observation is the next row, and only the last observation of an
     episode is kept beside the ring. Memory states are stored every ``stride`` steps; at an episode start they are zero by
     definition. Boundaries come from ``episode_starts``, never from ``dones``: a reset in mid-episode leaves no ``done``
     behind.
 
-    Arrays are allocated by the first :meth:`add`, so that a saved model loads for evaluation without claiming memory.
+    Arrays are allocated by the first step, so that a saved model loads for evaluation without claiming memory.
 
-    :param buffer_size: number of steps to keep, over all environments
-    :param observation_space: Box, Discrete, MultiDiscrete, MultiBinary, image, or a Dict of them
-    :param action_space: any space that SB3 supports
-    :param device: device of the tensors that are read
-    :param n_envs: number of parallel environments
-    :param optimize_memory_usage: accepted for compatibility; observations are always stored once
-    :param handle_timeout_termination: tell time limits (``info["TimeLimit.truncated"]``) from terminal states, as in SB3
-    :param state_init: "stored" keeps memory states, "zero" does without
+    :param layout: what a step is made of
+    :param n_rows: steps of each environment to keep
+    :param n_envs: number of environments
+    :param stores_states: keep memory states, or do without
     :param stride: steps between stored memory states
     """
 
     observations: Any
+    actions: np.ndarray
+    rewards: np.ndarray
     terminated: np.ndarray
     episode_steps: np.ndarray
     states: np.ndarray
 
-    def __init__(
-        self,
-        buffer_size: int,
-        observation_space: spaces.Space,
-        action_space: spaces.Space,
-        device: th.device | str,
-        n_envs: int,
-        optimize_memory_usage: bool,
-        handle_timeout_termination: bool,
-        state_init: Literal["stored", "zero"],
-        stride: int,
-    ):
-        # The arrays of ReplayBuffer are not wanted: they hold every observation twice
-        BaseBuffer.__init__(self, max(buffer_size // n_envs, 1), observation_space, action_space, device, n_envs=n_envs)
-        self.optimize_memory_usage = optimize_memory_usage
-        self.handle_timeout_termination = handle_timeout_termination
-        self.state_init = state_init
+    def __init__(self, layout: StepLayout, n_rows: int, n_envs: int, stores_states: bool, stride: int):
+        self.layout = layout
+        self.n_rows, self.n_envs = n_rows, n_envs
+        self.stores_states = stores_states
         self.stride = stride
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget everything; the next :meth:`add` makes new arrays."""
-        super().reset()
         self.n_added = 0
-        # Last observations of episodes that a reset has followed, by time * n_envs + environment
-        self._final_observations: dict[int, Any] = {}
-        self._longest_episode = 0
         self.allocated = False
+        # Last observations of episodes that a reset has followed, by time * n_envs + environment
+        self.final_observations: dict[int, Any] = {}
+        self._longest_episode = 0
 
-    def estimate_nbytes(self, state_size: int = 0) -> int:
-        """
-        Bytes that the buffer will occupy when full, known before anything is allocated.
-
-        :param state_size: floats per stored memory state of one environment, ``model.policy.state_size``
-        :return: bytes; final observations of episodes, one each, come on top
-        """
-        return sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in self._layout(state_size))
-
-    def _layout(self, state_size: int) -> list[tuple[tuple[int, ...], Any]]:
-        """Shape and dtype of each array: actions, rewards, terminated, episode_steps, states, then the observations."""
-        steps = (self.buffer_size, self.n_envs)
+    def _arrays(self, state_size: int) -> list[tuple[tuple[int, ...], Any]]:
         # One slot more than fits the ring's steps: the lattice need not begin with the ring
-        slots = math.ceil(self.buffer_size / self.stride) + 1 if self.state_init == "stored" else 0
-        return [
-            ((*steps, self.action_dim), self._maybe_cast_dtype(self.action_space.dtype)),
-            (steps, np.float32),
-            (steps, np.bool_),
-            (steps, np.int32),
-            ((slots, self.n_envs, state_size), np.float32),
-            *((((*steps, *shape)), dtype) for shape, dtype in self._observation_entries().values()),
-        ]
+        n_slots = math.ceil(self.n_rows / self.stride) + 1 if self.stores_states else 0
+        return self.layout.arrays(self.n_rows, self.n_envs, n_slots, state_size)
 
-    def _observation_entries(self) -> dict[str | None, tuple[tuple[int, ...], Any]]:
-        if isinstance(self.observation_space, spaces.Dict):
-            return {key: (self.obs_shape[key], space.dtype) for key, space in self.observation_space.spaces.items()}  # type: ignore[call-overload]
-        return {None: (self.obs_shape, self.observation_space.dtype)}
+    def estimate_nbytes(self, state_size: int) -> int:
+        """
+        :param state_size: floats per stored memory state of one environment
+        :return: bytes of all arrays; final observations of episodes come on top
+        """
+        return sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in self._arrays(state_size))
 
     def _allocate(self, lstm_states: RNNStates) -> None:
         # A memory that actor and critic share is stored once
         self._shared_state = lstm_states.vf is lstm_states.pi
         self._state_shapes = self._shapes(lstm_states)
-        state_size = self._pack(lstm_states).shape[1]
+        state_size = self._pack(lstm_states).shape[-1]
         required, available = self.estimate_nbytes(state_size), psutil.virtual_memory().available
         if required > available:
             warnings.warn(
                 f"The replay buffer will take {required / 1e9:.1f} GB when full and {available / 1e9:.1f} GB are free: lower "
-                f"buffer_size={self.buffer_size * self.n_envs}, or raise stride={self.stride} to store fewer memory states"
+                f"buffer_size={self.n_rows * self.n_envs}, or raise stride={self.stride} to store fewer memory states"
             )
-        arrays = [np.zeros(shape, dtype=dtype) for shape, dtype in self._layout(state_size)]
+        arrays = [np.zeros(shape, dtype=dtype) for shape, dtype in self._arrays(state_size)]
         self.actions, self.rewards, self.terminated, self.episode_steps, self.states, *observations = arrays
-        entries = dict(zip(self._observation_entries(), observations, strict=True))
-        self.observations = entries if isinstance(self.observation_space, spaces.Dict) else entries[None]
+        entries = dict(zip(self.layout.observations, observations, strict=True))
+        self.observations = entries if self.layout.has_dict_observations else entries[None]
         # Nothing precedes the first step; if it does not begin an episode, it is not the first one
-        self._next_episode_steps = np.ones(self.n_envs, dtype=np.int32)
+        self.next_episode_steps = np.ones(self.n_envs, dtype=np.int32)
         self.allocated = True
 
-    def _pack(self, lstm_states: RNNStates) -> np.ndarray:
-        """(n_layers, B, hidden) tensors to one row per column: (B, state_size)."""
-        arrays = lstm_states.pi if self._shared_state else (*lstm_states.pi, *lstm_states.vf)
-        flat = [array.transpose(0, 1).flatten(start_dim=1) for array in arrays]
-        return th.cat(flat, dim=1).cpu().numpy() if flat else np.zeros((1, 0), dtype=np.float32)
+    # ------------------------------------------------------------ memory states
 
-    def _unpack(self, packed: np.ndarray) -> RNNStates:
-        """The inverse: (B, state_size) to tensors (n_layers, B, hidden)."""
-        tensor, offset, parts = self.to_torch(packed, copy=False), 0, []
+    def _pack(self, lstm_states: RNNStates) -> np.ndarray:
+        """(..., n_layers, B, hidden) tensors to one row per column: (..., B, state_size)."""
+        arrays = lstm_states.pi if self._shared_state else (*lstm_states.pi, *lstm_states.vf)
+        flat = [array.transpose(-3, -2).flatten(start_dim=-2) for array in arrays]
+        return th.cat(flat, dim=-1).cpu().numpy() if flat else np.zeros((1, 0), dtype=np.float32)
+
+    def unpack(self, packed: th.Tensor) -> RNNStates:
+        """
+        :param packed: from :meth:`packed_states`, (B, state_size)
+        :return: the same as tensors (n_layers, B, hidden)
+        """
+        offset, parts = 0, []
         for part in self._state_shapes[:1] if self._shared_state else self._state_shapes:
             arrays = []
             for layers, _, hidden in part:
-                array = tensor[:, offset : offset + layers * hidden].reshape(-1, layers, hidden)
+                array = packed[:, offset : offset + layers * hidden].reshape(-1, layers, hidden)
                 arrays.append(array.transpose(0, 1).contiguous())
                 offset += layers * hidden
             parts.append(tuple(arrays))
@@ -156,154 +160,206 @@ class StepRing(ReplayBuffer):
 
     @staticmethod
     def _shapes(lstm_states: RNNStates) -> list[list[tuple[int, ...]]]:
-        return [[tuple(array.shape) for array in part] for part in lstm_states]
+        return [[tuple(array.shape[-3:]) for array in part] for part in lstm_states]
 
-    def add(  # type: ignore[override]
-        self,
-        obs: Any,
-        next_obs: Any,
-        action: np.ndarray,
-        reward: np.ndarray,
-        done: np.ndarray,
-        infos: list[dict[str, Any]],
-        episode_starts: np.ndarray,
-        lstm_states: RNNStates,
-    ) -> None:
+    def state_offsets(self, n_steps: int) -> np.ndarray:
         """
-        Add one step of every environment.
-
-        :param obs: o_t, (n_envs, *obs) or a dict of them
-        :param next_obs: o_{t+1}, the terminal observation where the episode ended
-        :param action: a_t, (n_envs, action_dim), Box actions scaled to [-1, 1]
-        :param reward: r_t, (n_envs,)
-        :param done: (n_envs,), the episode ended, for good or by a time limit
-        :param infos: ``TimeLimit.truncated`` tells the two apart
-        :param episode_starts: (n_envs,), o_t is the first observation of an episode
-        :param lstm_states: memory before the step, that is, what the policy was given together with o_t
-        :raises ValueError: if a reward is not finite or the states do not fit; nothing is stored then
+        :param n_steps: length T of a stretch that is to be added
+        :return: steps of it whose memory state will be stored, (P,)
         """
-        if not np.isfinite(reward).all():
-            raise ValueError(
-                f"reward={reward} of the environment(s) {np.flatnonzero(~np.isfinite(reward)).tolist()} is not finite. "
-                "The step was not stored; check the environment (VecCheckNan finds the step that produced it)."
-            )
-        if not self.allocated:
-            self._allocate(lstm_states)
-        row = self.n_added % self.buffer_size
-        if self.state_init == "stored" and self.n_added % self.stride == 0:
-            self.check_states(lstm_states)
-            self.states[self._slot(self.n_added)] = self._pack(lstm_states)
-        if self.n_added >= self.buffer_size:
-            for env in range(self.n_envs):
-                self._final_observations.pop((self.n_added - self.buffer_size) * self.n_envs + env, None)
-        starting = np.flatnonzero(episode_starts)
-        if self.n_added > 0:
-            self._begin_episodes(starting)
+        return np.arange(-self.n_added % self.stride, n_steps, self.stride) if self.stores_states else np.arange(0)
 
-        map_observation(lambda ring, value: self._write(ring, row, value), self.observations, obs)
-        self._write(self.actions, row, action)
-        self.rewards[row] = reward
-        self.terminated[row] = done
-        for env in np.flatnonzero(done).tolist():
-            if self.handle_timeout_termination and infos[env].get("TimeLimit.truncated", False):
-                self.terminated[row, env] = False
-        self._next_episode_steps[starting] = 0
-        self.episode_steps[row] = self._next_episode_steps
-        self._next_episode_steps += 1
-        self._next_observations = map_observation(np.array, next_obs)
-
-        self.n_added += 1
-        self.pos = self.n_added % self.buffer_size
-        self.full = self.n_added >= self.buffer_size
-
-    def _begin_episodes(self, envs: np.ndarray) -> None:
-        """Where an episode ended, the row after its last step will hold another one: keep its last observation apart."""
-        for env in envs.tolist():
-            self._final_observations[(self.n_added - 1) * self.n_envs + env] = self._next_observation(env)
-            self._longest_episode = max(self._longest_episode, int(self._next_episode_steps[env]))
-
-    @staticmethod
-    def _write(ring: np.ndarray, row: int, value: Any) -> None:
-        ring[row] = np.asarray(value).reshape(ring.shape[1:])
-
-    # ---------------------------------------------------------------- reading
-
-    def _first_usable(self) -> int:
+    def packed_states(self, begins: np.ndarray, envs: np.ndarray, is_start: np.ndarray) -> np.ndarray:
         """
-        The first time of which all is known: memory (a lattice point) and previous action (the step before it is there).
+        Memory as it was when steps were made.
+
+        :param begins: times, divisible by ``stride`` where no episode starts: (B,)
+        :param envs: (B,)
+        :param is_start: whether an episode starts there, (B,)
+        :return: (B, state_size); zeros at the start of an episode, and everywhere if no states are stored
         """
-        if not self.full:
-            return 0
-        return math.ceil((self.n_added - self.buffer_size + 1) / self.stride) * self.stride
-
-    def _max_episode_length(self) -> int:
-        """No episode in the buffer is longer, the running ones included."""
-        return min(max(self._longest_episode, int(self._next_episode_steps.max())), self.buffer_size)
-
-    def _cells(self, times: np.ndarray, envs: np.ndarray) -> np.ndarray:
-        """Where in a ring, its first two axes flattened, times and environments are; :meth:`_read` wraps around."""
-        return (times - (self.n_added - self.pos)) * self.n_envs + envs
-
-    @staticmethod
-    def _read(ring: np.ndarray, cells: np.ndarray) -> np.ndarray:
-        """What a ring holds there, (*cells.shape, *ring.shape[2:])."""
-        # ``take`` on one flat axis is faster than indexing two, and wrapping there faster than a remainder
-        return ring.reshape(-1, *ring.shape[2:]).take(cells, axis=0, mode="wrap")
-
-    def _steps_into_episode(self, times: np.ndarray, envs: np.ndarray) -> np.ndarray:
-        return self._read(self.episode_steps, self._cells(times, envs))
-
-    def _episode_starts(self, begins: np.ndarray, ends: np.ndarray, envs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Times of the episode starts in ``begins <= time < ends`` and the column of each."""
-        # Most sequences hold none, and their last step tells so: the others alone are searched
-        lasts = ends - 1
-        crossed = np.flatnonzero(lasts - self._steps_into_episode(lasts, envs) >= begins)
-        begins, ends, envs = begins[crossed], ends[crossed], envs[crossed]
-        times = begins + np.arange((ends - begins).max(initial=0))[:, None]
-        offsets, columns = np.nonzero((self._steps_into_episode(times, envs) == 0) & (times < ends))
-        return begins[columns] + offsets, crossed[columns]
-
-    def stored_states(self, times: np.ndarray, envs: np.ndarray) -> RNNStates:
-        """
-        Memory as it was when a step was made.
-
-        :param times: divisible by ``stride``, still in the ring: (N,)
-        :param envs: (N,)
-        :return: each (n_layers, N, hidden); zeros at the beginning of an episode
-        """
-        return self._unpack(self._initial_states(times, envs, self._steps_into_episode(times, envs) == 0))
-
-    def _initial_states(self, begins: np.ndarray, envs: np.ndarray, is_start: np.ndarray) -> np.ndarray:
-        if self.state_init == "zero":
+        if not self.stores_states:
             return np.zeros((len(begins), self.states.shape[2]), dtype=np.float32)
         return np.where(is_start[:, None], np.float32(0.0), self.states[self._slot(begins), envs])
+
+    def write_states(self, times: np.ndarray, envs: np.ndarray, lstm_states: RNNStates) -> None:
+        """
+        Replace stored states. What lies off the lattice, or is overwritten by now, is dropped.
+
+        :param times: (B,)
+        :param envs: (B,)
+        :param lstm_states: (n_layers, B, hidden) each
+        """
+        stored = (times % self.stride == 0) & (times >= self.first_usable())
+        self.states[self._slot(times[stored]), envs[stored]] = self._pack(lstm_states)[stored]
 
     def _slot(self, times: Any) -> Any:
         return (times // self.stride) % len(self.states)
 
-    def _previous_actions(self, actions: np.ndarray, first_is_start: np.ndarray) -> th.Tensor:
-        """Encoded actions, each one step before what it is fed with; none precedes the start of an episode."""
-        previous = encode_actions(self.to_torch(actions, copy=False), self.action_space)
-        no_action = self.to_torch(first_is_start[:, None], copy=False)
-        return th.cat([previous[:1].masked_fill(no_action, 0.0), previous[1:]])
+    # ------------------------------------------------------------------- adding
 
-    def _next_observation(self, env: int) -> Any:
+    def add(
+        self,
+        observations: Any,
+        next_observations: Any,
+        actions: np.ndarray,
+        rewards: np.ndarray,
+        terminated: np.ndarray,
+        episode_starts: np.ndarray,
+        lstm_states: RNNStates,
+    ) -> None:
+        """
+        Add one step of every environment; parameters as the fields of :class:`Stretch`, without their time axis.
+
+        :raises ValueError: if a reward is not finite or the states do not fit; nothing is stored then
+        """
+        self._check_rewards(rewards)
+        if not self.allocated:
+            self._allocate(lstm_states)
+        row = self.n_added % self.n_rows
+        if self.stores_states and self.n_added % self.stride == 0:
+            self.check_states(lstm_states)
+            self.states[self._slot(self.n_added)] = self._pack(lstm_states)
+        if self.n_added >= self.n_rows:
+            for env in range(self.n_envs):
+                self.final_observations.pop((self.n_added - self.n_rows) * self.n_envs + env, None)
+        starting = np.flatnonzero(episode_starts)
+        if self.n_added > 0:
+            # Where an episode ended, the next row holds another one: keep its last observation apart
+            for env in starting.tolist():
+                self.final_observations[(self.n_added - 1) * self.n_envs + env] = self.next_observation(env)
+                self._longest_episode = max(self._longest_episode, int(self.next_episode_steps[env]))
+
+        map_observation(lambda ring, value: self._write(ring, row, value), self.observations, observations)
+        self._write(self.actions, row, actions)
+        self.rewards[row] = rewards
+        self.terminated[row] = terminated
+        self.next_episode_steps[starting] = 0
+        self.episode_steps[row] = self.next_episode_steps
+        self.next_episode_steps += 1
+        self._next_observations = map_observation(np.array, next_observations)
+        self.n_added += 1
+
+    def extend(self, steps: Stretch) -> None:
+        """
+        Add many steps of every environment, as :meth:`add` would one after the other.
+
+        :param steps: as many as the ring keeps at most
+        :raises ValueError: if a reward is not finite, states do not fit, or there are too many steps: then nothing is added
+        """
+        n_steps = len(steps.rewards)
+        if n_steps > self.n_rows:
+            raise ValueError(f"{n_steps} steps are more than the {self.n_rows} that are kept: add them in several stretches")
+        self._check_rewards(steps.rewards)
+        offsets = self.state_offsets(n_steps)
+        if not self.allocated:
+            self._allocate(steps.lstm_states)
+        if len(offsets) > 0:
+            self.check_states(steps.lstm_states)
+            self.states[self._slot(self.n_added + offsets)] = self._pack(steps.lstm_states)
+
+        oldest = self.n_added + n_steps - self.n_rows
+        for key in [key for key in self.final_observations if key < oldest * self.n_envs]:
+            del self.final_observations[key]
+        times = np.arange(n_steps)[:, None]
+        last_starts = np.maximum.accumulate(np.where(steps.episode_starts, times, -1), axis=0)
+        episode_steps = np.where(last_starts >= 0, times - last_starts, self.next_episode_steps + times)
+        for t, env in np.argwhere(steps.episode_starts).tolist():
+            time = self.n_added + t - 1
+            if time >= max(oldest, 0):
+                final = steps.final_observations[t - 1, env] if t > 0 else self.next_observation(env)
+                self.final_observations[time * self.n_envs + env] = final
+            length = episode_steps[t - 1, env] + 1 if t > 0 else self.next_episode_steps[env]
+            self._longest_episode = max(self._longest_episode, int(length) if time >= 0 else 0)
+
+        rows = (self.n_added + np.arange(n_steps)) % self.n_rows
+        map_observation(lambda ring, value: self._write(ring, rows, value, n_steps), self.observations, steps.observations)
+        self._write(self.actions, rows, steps.actions, n_steps)
+        self.rewards[rows] = steps.rewards
+        self.terminated[rows] = steps.terminated
+        self.episode_steps[rows] = episode_steps
+        self.next_episode_steps = (episode_steps[-1] + 1).astype(np.int32)
+        self._next_observations = map_observation(np.array, steps.next_observations)
+        self.n_added += n_steps
+
+    @staticmethod
+    def _check_rewards(rewards: np.ndarray) -> None:
+        if not np.isfinite(rewards).all():
+            envs = np.unique(np.nonzero(~np.isfinite(rewards))[-1]).tolist()
+            raise ValueError(
+                f"reward={rewards} of the environment(s) {envs} is not finite. The step was not stored; check the environment "
+                "(VecCheckNan finds the step that produced it)."
+            )
+
+    @staticmethod
+    def _write(ring: np.ndarray, rows: Any, value: Any, *leading: int) -> None:
+        ring[rows] = np.asarray(value).reshape(*leading, *ring.shape[1:])
+
+    # ------------------------------------------------------------------ reading
+
+    def first_usable(self) -> int:
+        """
+        The first time of which all is known: memory (a lattice point) and previous action (the step before it is there).
+        """
+        if self.n_added < self.n_rows:
+            return 0
+        return math.ceil((self.n_added - self.n_rows + 1) / self.stride) * self.stride
+
+    def max_episode_length(self) -> int:
+        """No episode in the ring is longer, the running ones included."""
+        return min(max(self._longest_episode, int(self.next_episode_steps.max())), self.n_rows)
+
+    def cells(self, times: np.ndarray, envs: np.ndarray) -> np.ndarray:
+        """Where in an array, its first two axes flattened, times and environments are; :meth:`read` wraps around."""
+        return (times - self.n_added // self.n_rows * self.n_rows) * self.n_envs + envs
+
+    @staticmethod
+    def read(ring: np.ndarray, cells: np.ndarray) -> np.ndarray:
+        """What an array holds there, (*cells.shape, *ring.shape[2:])."""
+        # ``take`` on one flat axis is faster than indexing two, and wrapping there faster than a remainder
+        return ring.reshape(-1, *ring.shape[2:]).take(cells, axis=0, mode="wrap")
+
+    def steps_into_episode(self, times: np.ndarray, envs: np.ndarray) -> np.ndarray:
+        """Steps made in the episode before each time, 0 where it starts."""
+        return self.read(self.episode_steps, self.cells(times, envs))
+
+    def episode_starts(self, begins: np.ndarray, ends: np.ndarray, envs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Times of the episode starts in ``begins <= time < ends`` and the column of each."""
+        # Most sequences hold none, and their last step tells so: the others alone are searched
+        lasts = ends - 1
+        crossed = np.flatnonzero(lasts - self.steps_into_episode(lasts, envs) >= begins)
+        begins, ends, envs = begins[crossed], ends[crossed], envs[crossed]
+        times = begins + np.arange((ends - begins).max(initial=0))[:, None]
+        offsets, columns = np.nonzero((self.steps_into_episode(times, envs) == 0) & (times < ends))
+        return begins[columns] + offsets, crossed[columns]
+
+    def next_observation(self, env: int) -> Any:
+        """What followed the newest step of an environment."""
         return map_observation(lambda value: value[env].copy(), self._next_observations)
 
-    def _read_observations(self, cells: np.ndarray) -> Any:
-        return map_observation(lambda ring: self._read(ring, cells), self.observations)
+    def read_observations(self, cells: np.ndarray) -> Any:
+        """Observations there."""
+        return map_observation(lambda ring: self.read(ring, cells), self.observations)
 
-    def _observations_with_successor(self, cells: np.ndarray, lasts: np.ndarray, lengths: np.ndarray, envs: np.ndarray) -> Any:
-        """o_0 .. o_T of each row; padding repeats the last one."""
-        observations = self._read_observations(cells)
+    def observations_with_successor(self, cells: np.ndarray, lasts: np.ndarray, lengths: np.ndarray, envs: np.ndarray) -> Any:
+        """
+        o_0 .. o_T of sequences; padding repeats the last one.
+
+        :param cells: of the observations, (T+1, B), those after the end of a sequence repeating the one that follows it
+        :param lasts: time after the last step of each sequence, (B,)
+        :param lengths: steps of each sequence, (B,)
+        :param envs: (B,)
+        :return: (T+1, B, *obs), or a dict of them
+        """
+        observations = self.read_observations(cells)
         is_newest = lasts == self.n_added
-        followed_by_start = self._steps_into_episode(lasts, envs) == 0
+        followed_by_start = self.steps_into_episode(lasts, envs) == 0
         for column in np.flatnonzero(is_newest | followed_by_start).tolist():
             env, length = int(envs[column]), lengths[column]
             successor = (
-                self._next_observation(env)
+                self.next_observation(env)
                 if is_newest[column]
-                else self._final_observations[int(lasts[column] - 1) * self.n_envs + env]
+                else self.final_observations[int(lasts[column] - 1) * self.n_envs + env]
             )
             map_observation(partial(self._write_successor, length=length, column=column), observations, successor)
         return observations

@@ -1,26 +1,20 @@
 """RecurrentTD3: target smoothing, delayed actor, clipped double Q-learning, with memory."""
 
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
-from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
 from sb3_recurrent_offpolicy.checks import check_numbers
 from sb3_recurrent_offpolicy.networks import DeterministicActor, RecurrentContinuousCritic
-from sb3_recurrent_offpolicy.policies import (
-    RecurrentTD3Policy,
-    TD3CnnGruPolicy,
-    TD3CnnLstmPolicy,
-    TD3MlpGruPolicy,
-    TD3MultiInputGruPolicy,
-    TD3MultiInputLstmPolicy,
-)
+from sb3_recurrent_offpolicy.policies import RecurrentTD3Policy
+from sb3_recurrent_offpolicy.settings import RecurrentSettings, Unpack, passed_on
 from sb3_recurrent_offpolicy.targets import masked_mean, n_step_targets
+from sb3_recurrent_offpolicy.type_aliases import Encoded, RecurrentSequenceSamples
 
 
 class RecurrentTD3(RecurrentOffPolicyAlgorithm):
@@ -58,20 +52,14 @@ class RecurrentTD3(RecurrentOffPolicyAlgorithm):
     :param verbose: 0 for no output, 1 for info messages, 2 for debug messages
     :param seed: seed for the pseudo random generators
     :param device: device (cpu, cuda, ...) on which the code should be run
-    :param sequence_length: steps per sequence, None for whole episodes. About the span that must be remembered
-    :param burn_in: steps replayed without gradient before a sequence that does not begin with its episode. Worth a try when
-        observations are normalised by running statistics: stored states were computed under older ones
-    :param state_init: "stored" begins a sequence with the memory that acted there, "zero" with zeros
-    :param refresh_states: replace stored memories by those that burn-in has recomputed with today's weights, so that they age
-        from their last replay on
-    :param reward_scale: factor on sampled rewards. "auto" divides them by the running standard deviation of the discounted
-        return, as ``VecNormalize`` does, so that the defaults fit rewards of any size
     :param preactivation_penalty: weight of the squared pre-tanh action in the actor loss. Without it the actor is prone to
         saturate: stuck at the bounds of the action space, where tanh passes no gradient. 0 is the actor loss of the paper
-    :param max_grad_norm: clip the gradients of actor and critic to this norm each, None not to
+    :param settings: ``sequence_length``, ``burn_in``, ``state_init``, ``refresh_states``, ``reward_scale``, ``max_grad_norm``,
+        see :class:`~sb3_recurrent_offpolicy.algorithm.RecurrentOffPolicyAlgorithm`
     :param _init_setup_model: whether or not to build the network at the creation of the instance
     """
 
+    policy_type = RecurrentTD3Policy
     network_names = ("actor", "actor_target", "critic", "critic_target")
     count_parameters = (*RecurrentOffPolicyAlgorithm.count_parameters, "policy_delay")
 
@@ -80,15 +68,6 @@ class RecurrentTD3(RecurrentOffPolicyAlgorithm):
     actor_target: DeterministicActor
     critic: RecurrentContinuousCritic
     critic_target: RecurrentContinuousCritic
-
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
-        "MlpLstmPolicy": RecurrentTD3Policy,
-        "CnnLstmPolicy": TD3CnnLstmPolicy,
-        "MultiInputLstmPolicy": TD3MultiInputLstmPolicy,
-        "MlpGruPolicy": TD3MlpGruPolicy,
-        "CnnGruPolicy": TD3CnnGruPolicy,
-        "MultiInputGruPolicy": TD3MultiInputGruPolicy,
-    }
 
     def __init__(
         self,
@@ -116,46 +95,12 @@ class RecurrentTD3(RecurrentOffPolicyAlgorithm):
         verbose: int = 0,
         seed: int | None = None,
         device: th.device | str = "auto",
-        sequence_length: int | None = 32,
-        burn_in: int = 0,
-        state_init: Literal["stored", "zero"] = "stored",
-        refresh_states: bool = False,
-        reward_scale: float | Literal["auto"] = "auto",
         preactivation_penalty: float = 0.002,
-        max_grad_norm: float | None = None,
         _init_setup_model: bool = True,
+        **settings: Unpack[RecurrentSettings],
     ):
-        super().__init__(
-            policy=policy,
-            env=env,
-            learning_rate=learning_rate,
-            buffer_size=buffer_size,
-            learning_starts=learning_starts,
-            batch_size=batch_size,
-            tau=tau,
-            gamma=gamma,
-            train_freq=train_freq,
-            gradient_steps=gradient_steps,
-            action_noise=action_noise,
-            replay_buffer_class=replay_buffer_class,
-            replay_buffer_kwargs=replay_buffer_kwargs,
-            optimize_memory_usage=optimize_memory_usage,
-            n_steps=n_steps,
-            stats_window_size=stats_window_size,
-            tensorboard_log=tensorboard_log,
-            policy_kwargs=policy_kwargs,
-            verbose=verbose,
-            seed=seed,
-            device=device,
-            sequence_length=sequence_length,
-            burn_in=burn_in,
-            state_init=state_init,
-            refresh_states=refresh_states,
-            reward_scale=reward_scale,
-            max_grad_norm=max_grad_norm,
-            sde_support=False,
-            supported_action_spaces=(spaces.Box,),
-        )
+        shared = passed_on(locals(), "policy_delay", "target_policy_noise", "target_noise_clip", "preactivation_penalty")
+        super().__init__(**shared, sde_support=False, supported_action_spaces=(spaces.Box,))
         self.policy_delay = policy_delay
         self.target_policy_noise = target_policy_noise
         self.target_noise_clip = target_noise_clip
@@ -186,47 +131,22 @@ class RecurrentTD3(RecurrentOffPolicyAlgorithm):
             samples = self._sample_sequences(batch_size)
 
             # One unroll per network over o_0 .. o_T; what is said of step t stands at [:-1], of its successor at [1:]
-            with th.no_grad():
-                target = self.critic_target.encode(samples)
-                next_latents = target.latents[1:]
-                next_actor_latents = self.actor_target.encode(samples, target).latents[1:]
-
-                # Select action according to policy and add clipped noise
-                noise = th.randn(samples.actions.shape, generator=self._torch_generator, device=self.device)
-                noise = (noise * self.target_policy_noise).clamp(-self.target_noise_clip, self.target_noise_clip)
-                next_actions = (self.actor_target(next_actor_latents) + noise).clamp(-1, 1)
-
-                # Compute the next Q-values: min over all critics targets
-                next_q_values = th.stack(self.critic_target(next_latents, next_actions)).amin(dim=0)
-                target_q_values = n_step_targets(
-                    samples.rewards, samples.terminated, samples.mask, next_q_values, self.gamma, self.n_steps
-                )
-
-            # Get current Q-values estimates for each critic network
+            targets = self._targets(samples)
             critic = self.critic.encode(samples)
             self._diagnose(samples, critic.latents)
-            current_q_values = self.critic(critic.latents[:-1], samples.actions)
-
-            # Compute critic loss
-            errors = sum((current_q - target_q_values) ** 2 for current_q in current_q_values)
-            critic_loss = masked_mean(errors * samples.weights, samples.mask)
-            critic_losses.append(critic_loss.detach())
 
             # Optimize the critics
+            critic_loss, errors = self._critic_loss(samples, critic, targets)
+            critic_losses.append(critic_loss.detach())
             self._minimize(critic_loss, self.critic.optimizer)
-            self._update_priorities(samples, (errors / len(current_q_values)).sqrt())
+            self._update_priorities(samples, errors)
 
             # Delayed policy updates
             if self._n_updates % self.policy_delay == 0:
-                # Compute actor loss; the critic's memory is given, not to be changed by it
-                actor = self.actor.encode(samples, critic)
-                preactivations = self.actor.mu(actor.latents[:-1])
-                q_values = self.critic.q1_forward(critic.latents[:-1].detach(), th.tanh(preactivations))
-                penalty = self.preactivation_penalty * preactivations.square().sum(dim=-1)
-                actor_loss = masked_mean(penalty - q_values, samples.mask)
-                actor_losses.append(actor_loss.detach())
-
                 # Optimize the actor
+                actor = self.actor.encode(samples, critic)
+                actor_loss = self._actor_loss(samples, actor, critic)
+                actor_losses.append(actor_loss.detach())
                 self._minimize(actor_loss, self.actor.optimizer)
                 self._refresh_states(samples, actor, critic)
 
@@ -236,3 +156,34 @@ class RecurrentTD3(RecurrentOffPolicyAlgorithm):
         if len(actor_losses) > 0:
             self.logger.record("train/actor_loss", th.stack(actor_losses).mean().item())
         self.logger.record("train/critic_loss", th.stack(critic_losses).mean().item())
+
+    @th.no_grad()
+    def _targets(self, samples: RecurrentSequenceSamples) -> th.Tensor:
+        """Clipped double Q-learning with smoothed target actions: (T, B)."""
+        target = self.critic_target.encode(samples)
+        next_latents = target.latents[1:]
+        next_actor_latents = self.actor_target.encode(samples, target).latents[1:]
+
+        # Select action according to policy and add clipped noise
+        noise = th.randn(samples.actions.shape, generator=self._torch_generator, device=self.device)
+        noise = (noise * self.target_policy_noise).clamp(-self.target_noise_clip, self.target_noise_clip)
+        next_actions = (self.actor_target(next_actor_latents) + noise).clamp(-1, 1)
+
+        # Compute the next Q-values: min over all critics targets
+        next_q_values = th.stack(self.critic_target(next_latents, next_actions)).amin(dim=0)
+        return n_step_targets(samples.rewards, samples.terminated, samples.mask, next_q_values, self.gamma, self.n_steps)
+
+    def _critic_loss(
+        self, samples: RecurrentSequenceSamples, critic: Encoded, targets: th.Tensor
+    ) -> tuple[th.Tensor, th.Tensor]:
+        """The loss, and the error of each step for its priority: (T, B)."""
+        current_q_values = self.critic(critic.latents[:-1], samples.actions)
+        squares = sum((current_q - targets) ** 2 for current_q in current_q_values)
+        return masked_mean(squares * samples.weights, samples.mask), (squares / len(current_q_values)).sqrt()
+
+    def _actor_loss(self, samples: RecurrentSequenceSamples, actor: Encoded, critic: Encoded) -> th.Tensor:
+        # The critic's memory is given, not to be changed by it
+        preactivations = self.actor.mu(actor.latents[:-1])
+        q_values = self.critic.q1_forward(critic.latents[:-1].detach(), th.tanh(preactivations))
+        penalty = self.preactivation_penalty * preactivations.square().sum(dim=-1)
+        return masked_mean(penalty - q_values, samples.mask)

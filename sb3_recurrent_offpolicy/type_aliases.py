@@ -1,16 +1,48 @@
 """The shapes that data takes on its way through the package: memory states, sampled sequences, what a policy would do."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
 from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3.common.type_aliases import PyTorchObs
 
-__all__ = ["ActionLogProbs", "BurnIn", "CoreState", "Encoded", "RNNStates", "RecurrentSequenceSamples"]
+__all__ = [
+    "ActionLogProbs",
+    "BurnIn",
+    "CoreState",
+    "Encoded",
+    "Memory",
+    "PolicyStep",
+    "RNNStates",
+    "RecurrentSequenceSamples",
+    "Stretch",
+]
 
 # State of one recurrent core: any number of tensors (n_layers, batch, hidden); (h, c) for an LSTM, (h,) for a GRU
 CoreState = tuple[th.Tensor, ...]
+
+
+class Stretch(NamedTuple):
+    """T consecutive steps of the N environments of a ring, to be added at once."""
+
+    observations: Any
+    """o_0 .. o_{T-1}: (T, N, *obs), or a dict of them"""
+    next_observations: Any
+    """What followed the last step, the last observation of an episode that ended there: (N, *obs)"""
+    final_observations: Mapping[tuple[int, int], Any]
+    """(t, env): what followed step t of an environment, where the next step begins another episode"""
+    actions: np.ndarray
+    """(T, N, action_dim), Box actions scaled to [-1, 1]"""
+    rewards: np.ndarray
+    """(T, N)"""
+    terminated: np.ndarray
+    """(T, N), the episode ended for good"""
+    episode_starts: np.ndarray
+    """(T, N), the observation is the first of an episode"""
+    lstm_states: RNNStates
+    """Memory before the P steps at ``StepRing.state_offsets(T)``: (P, n_layers, N, hidden) each"""
 
 
 class BurnIn(NamedTuple):
@@ -47,8 +79,30 @@ class RecurrentSequenceSamples(NamedTuple):
     """Prefix of the first B' rows, None if no row has one"""
     weights: th.Tensor
     """(B,) importance weights, ones for uniform replay"""
+    rings: np.ndarray
+    """(B,) ring of the replay buffer that each sequence comes from"""
     indices: np.ndarray
-    """(B,) identity of each sequence: time index of its first learned step * n_envs + environment"""
+    """(B,) identity within the ring: time of the first learned step * n_envs + environment"""
+
+
+class Memory(NamedTuple):
+    """What is remembered of each environment from one step to the next."""
+
+    lstm_states: RNNStates
+    """(n_layers, n_envs, hidden) each"""
+    previous_actions: th.Tensor
+    """Encoded as network input, (n_envs, A)"""
+
+
+class PolicyStep(NamedTuple):
+    """What a policy makes of one observation of each environment."""
+
+    actions: Any
+    """As the replay buffer stores them: (n_envs, action_dim) in [-1, 1] for Box, (n_envs,) for Discrete"""
+    lstm_states: RNNStates
+    """Memory after the step, (n_layers, n_envs, hidden) each"""
+    q_values: Any = None
+    """Of all actions, (n_envs, n_actions), where the policy acts by them"""
 
 
 class Encoded(NamedTuple):

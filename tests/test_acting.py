@@ -60,7 +60,7 @@ def test_actions_of_every_shape_reach_the_environment_as_they_are_stored(
     for index, received in enumerate(env.env_method("get_wrapper_attr", "received")):
         assert len(received) == 25 and all(action.shape == shape for action in received)
         assert all(action_space.contains(action) for action in received)
-        stored = model.replay_buffer.actions[:25, index].reshape(25, *shape)
+        stored = model.replay_buffer.rings[0].actions[:25, index].reshape(25, *shape)
         np.testing.assert_allclose(np.array(received), low + 5.0 * (stored + 1) / 2, atol=1e-5)
     action, _ = model.predict(env.observation_space.sample())
     assert np.shape(action) == shape and action_space.contains(np.asarray(action, dtype=np.float64))
@@ -150,10 +150,10 @@ def test_two_models_in_one_process_do_not_disturb_each_other() -> None:
         first.learn(8, reset_num_timesteps=False)
         second.learn(8, reset_num_timesteps=False)
     assert alone.num_timesteps == first.num_timesteps
-    np.testing.assert_array_equal(alone.replay_buffer.actions, first.replay_buffer.actions)
+    np.testing.assert_array_equal(alone.replay_buffer.rings[0].actions, first.replay_buffer.rings[0].actions)
     for a, b in zip(alone.policy.parameters(), first.policy.parameters(), strict=True):
         assert th.equal(a, b)
-    assert not np.array_equal(first.replay_buffer.actions, second.replay_buffer.actions)
+    assert not np.array_equal(first.replay_buffer.rings[0].actions, second.replay_buffer.rings[0].actions)
 
 
 def test_seeding_again_repeats_the_draws() -> None:
@@ -172,7 +172,7 @@ def test_without_a_seed_the_global_one_decides() -> None:
         np.random.seed(seed)
         th.manual_seed(seed)
         runs.append(make(R2D2, dict(env=spaces.Discrete(3), burn_in=0, seed=None)))
-    draws = [model._exploration_generator.random() for model in runs]
+    draws = [model.behavior.epsilon_greedy.generator.random() for model in runs]
     assert draws[0] == draws[1] != draws[2]
 
 
@@ -207,7 +207,7 @@ def test_going_on_after_an_exception_begins_an_episode(after_the_step: bool) -> 
     buffer = model.replay_buffer
     assert buffer.size() == 12
     model.learn(30, reset_num_timesteps=False)
-    assert buffer.episode_steps[11, 0] == 11 and buffer.episode_steps[12, 0] == 0
+    assert buffer.rings[0].episode_steps[11, 0] == 11 and buffer.rings[0].episode_steps[12, 0] == 0
     samples = buffer.sample(64)
     ends = samples.indices + samples.mask.sum(dim=0).int().numpy()
     assert not ((samples.indices <= 11) & (ends > 12)).any()

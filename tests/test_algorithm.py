@@ -27,7 +27,7 @@ from sb3_recurrent_offpolicy import R2D2, RecurrentDDPG, RecurrentSAC, Recurrent
 from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
 from sb3_recurrent_offpolicy.buffers import RecurrentSequenceReplayBuffer
 from sb3_recurrent_offpolicy.preprocessing import encode_actions
-from sb3_recurrent_offpolicy.type_aliases import RNNStates
+from sb3_recurrent_offpolicy.type_aliases import Memory, RNNStates
 from tests.envs import RandomEnv, RecallEnv
 from tests.recorder import ACTION_SPACE, OBSERVATION_SPACE
 
@@ -60,15 +60,17 @@ def replayed_states(model: Any, env: int, n_steps: int) -> list[RNNStates]:
     buffer, policy = model.replay_buffer, model.policy
     states, found = policy.initial_states(1), []
     for t in range(n_steps):
-        starts = buffer.episode_steps[t, env] == 0
+        starts = buffer.rings[0].episode_steps[t, env] == 0
         if starts:
             states = policy.initial_states(1)
         previous = (
-            th.zeros(1, 3) if starts else encode_actions(th.as_tensor(buffer.actions[t - 1, env][None]), model.action_space)
+            th.zeros(1, 3)
+            if starts
+            else encode_actions(th.as_tensor(buffer.rings[0].actions[t - 1, env][None]), model.action_space)
         )
         found.append(states)
         with th.no_grad():
-            _, states = policy(th.as_tensor(buffer.observations[t, env][None]), states, previous)
+            states = policy(th.as_tensor(buffer.rings[0].observations[t, env][None]), Memory(states, previous)).lstm_states
     return found
 
 
@@ -109,11 +111,11 @@ def test_stored_state_is_the_state_used_to_act(
     buffer = model.replay_buffer
     n_steps = buffer.size()
     assert n_steps == 50 and not buffer.full
-    np.testing.assert_array_equal(buffer.episode_steps[[0, 30]], 0)
+    np.testing.assert_array_equal(buffer.rings[0].episode_steps[[0, 30]], 0)
     for env in range(n_envs):
         expected = np.stack([buffer_row(model, states) for states in replayed_states(model, env, n_steps)])
-        started = buffer.episode_steps[:n_steps, env] == 0
-        np.testing.assert_allclose(buffer.states[:n_steps, env][~started], expected[~started], atol=1e-6)
+        started = buffer.rings[0].episode_steps[:n_steps, env] == 0
+        np.testing.assert_allclose(buffer.rings[0].states[:n_steps, env][~started], expected[~started], atol=1e-6)
         assert (np.abs(expected[~started]).max(axis=1) > 0).all(), "the warm-up advances the memory too"
 
 
@@ -125,20 +127,22 @@ def buffer_row(model: Any, states: RNNStates) -> np.ndarray:
 def test_previous_action_is_the_executed_one() -> None:
     model = model_on(random_envs(2, (50,)), action_noise=noise(), gradient_steps=0)
     model.learn(60)
-    last_row = (model.replay_buffer.n_added - 1) % model.replay_buffer.buffer_size
-    np.testing.assert_allclose(model._last_previous_actions, model.replay_buffer.actions[last_row], atol=1e-6)
-    assert (np.abs(model.replay_buffer.actions[:30]) <= 1).all()
+    last_row = (model.replay_buffer.rings[0].n_added - 1) % model.replay_buffer.buffer_size
+    np.testing.assert_allclose(
+        model.behavior.memory.previous_actions, model.replay_buffer.rings[0].actions[last_row], atol=1e-6
+    )
+    assert (np.abs(model.replay_buffer.rings[0].actions[:30]) <= 1).all()
 
 
 def test_time_limits_are_not_terminal_and_keep_their_last_observation() -> None:
     model = model_on(random_envs(1, (5,)), gradient_steps=0)
     model.learn(41)
     buffer = model.replay_buffer
-    ends = np.flatnonzero(buffer.episode_steps[:41, 0] == 0)[1:] - 1
+    ends = np.flatnonzero(buffer.rings[0].episode_steps[:41, 0] == 0)[1:] - 1
     assert len(ends) == 8
     # Every second episode of this environment terminates, the others are truncated
-    np.testing.assert_array_equal(buffer.terminated[ends, 0], [False, True] * 4)
-    assert sorted(buffer._final_observations) == ends.tolist()
+    np.testing.assert_array_equal(buffer.rings[0].terminated[ends, 0], [False, True] * 4)
+    assert sorted(buffer.rings[0].final_observations) == ends.tolist()
 
 
 def test_learn_goes_on_with_the_very_episode() -> None:
@@ -152,7 +156,7 @@ def test_learn_goes_on_with_the_very_episode() -> None:
     a, b = runs
     assert a.num_timesteps == b.num_timesteps == 120
     for name in ("observations", "actions", "episode_steps", "states"):
-        np.testing.assert_array_equal(getattr(a.replay_buffer, name), getattr(b.replay_buffer, name))
+        np.testing.assert_array_equal(getattr(a.replay_buffer.rings[0], name), getattr(b.replay_buffer.rings[0], name))
     for x, y in zip(a.policy.parameters(), b.policy.parameters(), strict=True):
         assert th.equal(x, y)
 
@@ -177,7 +181,9 @@ def test_a_callback_that_stops_loses_nothing(wrap: Any) -> None:
     at_an_end = model_on(random_envs(1, (9,)), **settings).learn(100, callback=wrap(StopAt(18)))
     assert at_an_end._episode_num == len(at_an_end.ep_info_buffer) == 2
     for name in ("observations", "actions", "episode_steps", "states"):
-        np.testing.assert_array_equal(getattr(stopped.replay_buffer, name), getattr(straight.replay_buffer, name))
+        np.testing.assert_array_equal(
+            getattr(stopped.replay_buffer.rings[0], name), getattr(straight.replay_buffer.rings[0], name)
+        )
 
 
 def test_callbacks_see_and_save_a_consistent_model(tmp_path: Any) -> None:
@@ -195,7 +201,7 @@ def test_callbacks_see_and_save_a_consistent_model(tmp_path: Any) -> None:
         model.learn(100, callback=callback)
         runs.append(model)
     for name in ("actions", "states"):
-        with_callbacks, without = (getattr(model.replay_buffer, name) for model in runs)
+        with_callbacks, without = (getattr(model.replay_buffer.rings[0], name) for model in runs)
         np.testing.assert_array_equal(with_callbacks, without)
 
     saved = RecurrentTD3.load(tmp_path / "rl_model_44_steps")
@@ -203,14 +209,14 @@ def test_callbacks_see_and_save_a_consistent_model(tmp_path: Any) -> None:
     assert saved._last_obs is not None
     # Saved after the environment moved, before the step was stored: memory belongs to _last_obs
     buffer = runs[1].replay_buffer
-    np.testing.assert_array_equal(saved._last_obs, buffer.observations[21])
+    np.testing.assert_array_equal(saved._last_obs, buffer.rings[0].observations[21])
 
 
 def test_same_seed_same_run() -> None:
     runs = [model_on(random_envs(2), action_noise=noise(), seed=3).learn(150) for _ in range(2)]
     for a, b in zip(*(model.policy.parameters() for model in runs), strict=True):
         assert th.equal(a, b)
-    np.testing.assert_array_equal(runs[0].replay_buffer.actions, runs[1].replay_buffer.actions)
+    np.testing.assert_array_equal(runs[0].replay_buffer.rings[0].actions, runs[1].replay_buffer.rings[0].actions)
 
 
 @pytest.mark.parametrize(
@@ -274,7 +280,7 @@ def test_subprocesses() -> None:
         env = make_vec_env("Pendulum-v1", 2, seed=0, **kwargs)
         runs.append(RecurrentTD3("MlpLstmPolicy", env, **KWARGS).learn(40))
         env.close()
-    np.testing.assert_array_equal(*(model.replay_buffer.observations for model in runs))
+    np.testing.assert_array_equal(*(model.replay_buffer.rings[0].observations for model in runs))
     for a, b in zip(*(model.policy.parameters() for model in runs), strict=True):
         assert th.equal(a, b)
 
@@ -284,7 +290,7 @@ def test_set_env_starts_a_new_episode() -> None:
     model.learn(40)
     model.set_env(random_envs(2))
     model.learn(20, reset_num_timesteps=False)
-    np.testing.assert_array_equal(model.replay_buffer.episode_steps[20], 0)
+    np.testing.assert_array_equal(model.replay_buffer.rings[0].episode_steps[20], 0)
 
 
 @pytest.mark.parametrize("kwargs", [{}, dict(burn_in=3)])
@@ -292,7 +298,7 @@ def test_vec_normalize(kwargs: dict[str, Any]) -> None:
     space = spaces.Box(5.0, 9.0, (2,), np.float32)
     env = VecNormalize(make_vec_env(lambda: RandomEnv(space, ACTION_SPACE), 2), gamma=0.9)
     model = model_on(env, **kwargs).learn(200)
-    assert (model.replay_buffer.observations[:100] >= 5).all(), "stored raw"
+    assert (model.replay_buffer.rings[0].observations[:100] >= 5).all(), "stored raw"
     sampled = model._sample_sequences(64).observations.numpy()
     assert np.abs(sampled.mean(axis=(0, 1))).max() < 0.5 and np.abs(sampled).max() < 3
     evaluate_policy(model, env, n_eval_episodes=2, warn=False)
@@ -395,11 +401,14 @@ def test_names_and_order_are_sb3s() -> None:
     from stable_baselines3 import DQN, SAC, TD3
 
     for algorithm, counterpart in ((RecurrentTD3, TD3), (RecurrentSAC, SAC), (R2D2, DQN)):
-        theirs = list(inspect.signature(counterpart.__init__).parameters)
-        ours = list(inspect.signature(algorithm.__init__).parameters)
-        assert ours[: len(theirs) - 1] == theirs[:-1] and ours[-1] == theirs[-1] == "_init_setup_model"
-    of_td3 = inspect.signature(RecurrentTD3.__init__).parameters
-    assert set(inspect.signature(RecurrentDDPG.__init__).parameters) == set(of_td3)
+        theirs = list(inspect.signature(counterpart).parameters)
+        ours = list(inspect.signature(algorithm).parameters)
+        assert ours[: len(theirs) - 1] == theirs[:-1] and theirs[-1] == "_init_setup_model" in ours
+        assert {"sequence_length", "burn_in", "state_init", "refresh_states", "reward_scale", "max_grad_norm"} <= set(ours)
+        with pytest.raises(TypeError, match="sequence_lenght"):
+            algorithm("MlpLstmPolicy", "Pendulum-v1", sequence_lenght=3)  # type: ignore[call-arg]
+    of_td3 = inspect.signature(RecurrentTD3).parameters
+    assert set(inspect.signature(RecurrentDDPG).parameters) == set(of_td3)
 
 
 @pytest.mark.parametrize("algorithm", [RecurrentTD3, RecurrentSAC])

@@ -129,7 +129,7 @@ def test_length_one_episodes_and_a_single_step() -> None:
 def test_final_observations_are_forgotten_with_their_steps() -> None:
     buffer = make_buffer(40, 2, sequence_length=4)
     record(buffer, [[(2, TERMINATES)] * 200, [(3, TERMINATES)] * 200])
-    assert len(buffer._final_observations) <= 2 * 20
+    assert len(buffer.rings[0].final_observations) <= 2 * 20
 
 
 def test_time_limits_can_count_as_terminal() -> None:
@@ -186,13 +186,13 @@ def test_observations_are_stored_once() -> None:
     states = RNNStates((th.zeros(1, 1, 2),), (th.zeros(2, 1, 2),))
     observation = np.zeros((1, d))
     buffer.add(observation, observation, np.zeros((1, 3)), np.zeros(1), np.zeros(1), [{}], np.ones(1), states)
-    arrays = [value for value in vars(buffer).values() if isinstance(value, np.ndarray)]
-    assert sum(array.nbytes for array in arrays) == estimate + buffer._next_episode_steps.nbytes + 4 * d * 2
+    arrays = [value for value in vars(buffer.rings[0]).values() if isinstance(value, np.ndarray)]
+    assert sum(array.nbytes for array in arrays) == estimate + buffer.rings[0].next_episode_steps.nbytes + 4 * d * 2
 
 
 def test_nothing_is_allocated_before_the_first_step() -> None:
     buffer = RecurrentSequenceReplayBuffer(10**9, spaces.Box(0, 255, (3, 640, 480), np.uint8), ACTION_SPACE, device="cpu")
-    assert not any(isinstance(value, np.ndarray) for value in vars(buffer).values())
+    assert not any(isinstance(value, np.ndarray) for value in vars(buffer.rings[0]).values())
     assert buffer.estimate_nbytes() > 10**9 * 640 * 480 * 3
 
 
@@ -247,7 +247,7 @@ def test_every_space(name: str, action_space: spaces.Space) -> None:
                 expected = spaces.flatten(action_space, actions[first + t - 1][env])
                 np.testing.assert_array_equal(samples.previous_actions[t, row], expected)
     if name == "image":
-        assert buffer.observations.dtype == np.uint8 and samples.observations.dtype == th.uint8
+        assert buffer.rings[0].observations.dtype == np.uint8 and samples.observations.dtype == th.uint8
 
 
 def test_normalised_when_sampled_raw_when_stored() -> None:

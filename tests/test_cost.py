@@ -70,7 +70,7 @@ def add(buffer: RecurrentSequenceReplayBuffer, n_steps: int) -> None:
     observation, zeros = np.zeros((n_envs, 3), dtype=np.float32), np.zeros(n_envs)
     states = RNNStates(*(((th.zeros(1, n_envs, 4),) * 2,) * 2))
     for _ in range(n_steps):
-        starts = np.full(n_envs, buffer.n_added % 50 == 0)
+        starts = np.full(n_envs, buffer.rings[0].n_added % 50 == 0)
         buffer.add(observation, observation, np.zeros((n_envs, 1)), zeros, zeros, [{}] * n_envs, starts, states)
 
 

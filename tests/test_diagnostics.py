@@ -15,7 +15,7 @@ from tests.test_algorithm import random_envs
 
 
 def staleness_row_by_row(model: Any, samples: Any) -> dict[str, float]:
-    network, buffer = model.policy.valuing, model.replay_buffer
+    network, buffer = model.policy.value_network, model.replay_buffer
     found: dict[str, list[tuple[float, float]]] = {"first": [], "last": []}
     for row in range(samples.mask.shape[1]):
         first, env = divmod(int(samples.indices[row]), buffer.n_envs)
@@ -28,7 +28,7 @@ def staleness_row_by_row(model: Any, samples: Any) -> dict[str, float]:
         if on_lattice and on_lattice[-1] > 0:
             steps["last"] = on_lattice[-1]
         for name, t in steps.items():
-            stored = buffer.stored_states(np.array([first + t]), np.array([env])).vf
+            stored = buffer.stored_states(np.array([0]), np.array([first + t]), np.array([env])).vf
             inputs = network.encoder.inputs(samples.observations[t, row][None], samples.previous_actions[t, row][None])
             latent, _ = network.encoder.step(*inputs, stored)
             difference = network.q_vectors(latent, samples.actions[t, row][None])[0] - values[t]
@@ -41,8 +41,8 @@ def staleness_row_by_row(model: Any, samples: Any) -> dict[str, float]:
 def test_staleness_equals_a_loop(variant: Variant, burn_in: int, stride: int) -> None:
     model = random_env_model(variant, burn_in=burn_in, sequence_length=6, replay_buffer_kwargs=dict(stride=stride))
     samples = model._sample_sequences(17)
-    latents = model.policy.valuing.encode(samples).latents
-    found = state_staleness(model.policy.valuing, samples, latents, model.replay_buffer)
+    latents = model.policy.value_network.encode(samples).latents
+    found = state_staleness(model.policy.value_network, samples, latents, model.replay_buffer)
     assert found == pytest.approx(staleness_row_by_row(model, samples), rel=1e-3)
     if burn_in % stride == 0:
         assert ("first" in found) == (burn_in > 0)
@@ -105,7 +105,7 @@ def test_refresh_writes_what_burn_in_leads_to(variant: Variant, shared: bool) ->
         policy_kwargs=dict(shared_lstm=True, enable_critic_lstm=False) if shared else None,
     )
     buffer, n_updates = model.replay_buffer, getattr(model, "policy_delay", 1)
-    samples, before = model._sample_sequences(17), buffer.states.copy()
+    samples, before = model._sample_sequences(17), buffer.rings[0].states.copy()
     model._sample_sequences = lambda batch_size: samples
     # The states are those of the weights before the update
     model._minimize = lambda loss, optimizer: None
@@ -117,12 +117,12 @@ def test_refresh_writes_what_burn_in_leads_to(variant: Variant, shared: bool) ->
         first, env = divmod(int(samples.indices[row]), buffer.n_envs)
         if first % buffer.stride != 0:
             continue
-        slot = buffer._slot(first)
+        slot = buffer.rings[0]._slot(first)
         touched[slot, env] = True
-        stored = buffer.stored_states(np.array([first]), np.array([env]))
+        stored = buffer.stored_states(np.array([0]), np.array([first]), np.array([env]))
         for network, part, initial in (
-            (model.policy.acting, stored.pi, samples.initial_states.pi),
-            (model.policy.valuing, stored.vf, samples.initial_states.vf),
+            (model.policy.acting_network, stored.pi, samples.initial_states.pi),
+            (model.policy.value_network, stored.vf, samples.initial_states.vf),
         ):
             state = tuple(array[:, row : row + 1] for array in initial)
             for observation, action in zip(
@@ -131,8 +131,8 @@ def test_refresh_writes_what_burn_in_leads_to(variant: Variant, shared: bool) ->
                 _, state = network.encoder.step(*network.encoder.inputs(observation[None], action[None]), state)
             for found, expected in zip(part, state, strict=True):
                 th.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
-    assert touched.any() and (buffer.states[touched] != before[touched]).any()
-    np.testing.assert_array_equal(buffer.states[~touched], before[~touched])
+    assert touched.any() and (buffer.rings[0].states[touched] != before[touched]).any()
+    np.testing.assert_array_equal(buffer.rings[0].states[~touched], before[~touched])
 
 
 def test_refreshed_states_are_less_stale() -> None:

@@ -75,7 +75,7 @@ def test_the_actor_does_not_saturate(penalty: float | None, saturated: bool) -> 
     model = RecurrentTD3("MlpLstmPolicy", env, learning_starts=10**6, seed=0, policy_kwargs=policy_kwargs, **settings)
     model.learn(400)
     # A reward that grows with the action
-    model.replay_buffer.rewards[:] = model.replay_buffer.actions.sum(axis=-1)
+    model.replay_buffer.rings[0].rewards[:] = model.replay_buffer.rings[0].actions.sum(axis=-1)
     model._update_learning_rate([model.actor.optimizer, model.critic.optimizer])
     model.train(600, 8)
     samples = model._sample_sequences(32)

@@ -65,7 +65,7 @@ def test_burn_in_neither_drops_out_nor_counts_in_batch_norm(variant: Variant) ->
     model = random_env_model(variant, burn_in=4, policy_kwargs=policy_kwargs)
     samples: Any = model._sample_sequences(17)
     model.policy.set_training_mode(True)
-    encoder = model.policy.valuing.encoder
+    encoder = model.policy.value_network.encoder
     statistics = [buffer.clone() for buffer in encoder.buffers()]
     warm_states = [encoder.burn_in(samples.burn_in, samples.initial_states.vf) for _ in range(2)]
     for a, b in zip(*warm_states, strict=True):
@@ -130,7 +130,7 @@ def test_modes(variant: Variant) -> None:
     model.train(2, 8)
     assert modes and all(modes)
     model.predict(np.zeros(2, dtype=np.float32))
-    assert not model.policy.acting.training
+    assert not model.policy.acting_network.training
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -160,9 +160,11 @@ def test_reward_scale() -> None:
     models = []
     for factor in (1.0, 1000.0):
         model = random_env_model(SAC, reward_scale="auto")
-        model.replay_buffer.rewards *= factor
+        model.replay_buffer.rings[0].rewards *= factor
         model.reward_normalizer = RewardNormalizer(3, 300)
-        for rewards, steps in zip(model.replay_buffer.rewards[:150], model.replay_buffer.episode_steps, strict=False):
+        for rewards, steps in zip(
+            model.replay_buffer.rings[0].rewards[:150], model.replay_buffer.rings[0].episode_steps, strict=False
+        ):
             model.reward_normalizer.add(rewards, steps == 0, model.gamma)
         models.append(model)
     batches = []
@@ -199,7 +201,7 @@ def test_extractors_may_be_frozen_and_diagnosis_leaves_their_statistics(
         monkeypatch.setattr("sb3_recurrent_offpolicy.algorithm.UPDATES_PER_DIAGNOSIS", every)
         model = random_env_model(variant, policy_kwargs=dict(features_extractor_class=BatchNormExtractor), max_grad_norm=1.0)
         model.train(1, 8)
-        extractor = model.policy.valuing.encoder.features_extractor
+        extractor = model.policy.value_network.encoder.features_extractor
         before = extractor.linear.weight.clone(), extractor.norm.weight.clone()
         model.train(2, 8)
         assert th.equal(extractor.linear.weight, before[0]) and not th.equal(extractor.norm.weight, before[1])
@@ -225,9 +227,9 @@ def test_priorities_follow_the_errors(variant: Variant, monkeypatch: pytest.Monk
         return batches[-1]
 
     monkeypatch.setattr(model.replay_buffer, "sample", recorded)
-    model.replay_buffer._priorities.errors[:] = np.nan
+    model.replay_buffer._priorities[0].errors[:] = np.nan
     model.train(1, 17)
-    after = model.replay_buffer._priorities.errors
+    after = model.replay_buffer._priorities[0].errors
     times, envs = np.divmod(batches[0].indices, 3)
     learned = {(int(times[row] + t), int(envs[row])) for t, row in zip(*np.nonzero(batches[0].mask.numpy()), strict=True)}
     assert {(int(t), int(env)) for t, env in np.argwhere(np.isfinite(after))} == learned

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sb3_recurrent_offpolicy import R2D2
 from sb3_recurrent_offpolicy.buffers import RecurrentSequenceReplayBuffer
-from sb3_recurrent_offpolicy.priorities import sequence_priorities
+from sb3_recurrent_offpolicy.priorities import draw_windows, sequence_priorities
 from tests.recorder import CONTINUES, RESETS, TERMINATES, TRUNCATES, Recorder, make_buffer
 
 
@@ -28,10 +28,10 @@ def filled(n_steps: int, buffer_size: int, n_envs: int = 2, **kwargs: Any) -> tu
 def windows(buffer: RecurrentSequenceReplayBuffer) -> dict[tuple[int, int], list[int]]:
     """Lattice point and environment of every window with a step that can be sampled, and these steps."""
     assert buffer.sequence_length is not None
-    times = range(buffer._first_usable(), buffer.n_added)
+    times = range(buffer.rings[0].first_usable(), buffer.rings[0].n_added)
     found: dict[tuple[int, int], list[int]] = {}
     for env in range(buffer.n_envs):
-        for point in range(-100, buffer.n_added):
+        for point in range(-100, buffer.rings[0].n_added):
             begin = point * buffer.stride + buffer.burn_in
             inside = [t for t in range(begin, begin + buffer.sequence_length) if t in times]
             if inside:
@@ -67,12 +67,12 @@ def test_priorities_equal_brute_force(data: Any) -> None:
     for _ in range(data.draw(st.integers(1, 60))):
         action = data.draw(st.sampled_from(["add", "add", "add", "set", "update", "sample"]))
         if action == "add":
-            errors.update({(buffer.n_added, env): None for env in range(n_envs)})
+            errors.update({(buffer.rings[0].n_added, env): None for env in range(n_envs)})
             recorder.add(np.random.choice([CONTINUES, TERMINATES], p=[0.8, 0.2], size=n_envs).tolist())
         elif action == "set":
             values = np.random.exponential(size=n_envs).astype(np.float32)
             buffer.set_newest_errors(values)
-            errors.update({(buffer.n_added - 1, env): float(values[env]) for env in range(n_envs)})
+            errors.update({(buffer.rings[0].n_added - 1, env): float(values[env]) for env in range(n_envs)})
         else:
             samples = buffer.sample(data.draw(st.integers(1, 4)))
             if action == "update":
@@ -86,16 +86,15 @@ def test_priorities_equal_brute_force(data: Any) -> None:
                 found[samples.mask == 0] = 1e6
                 buffer.update_priorities(samples, found)
         assert buffer._priorities is not None
-        stand_ins.add(buffer._priorities.largest_error)
+        stand_ins.add(buffer._priorities[0].largest_error)
     for _ in range(2):
         buffer.sample(1)
         assert buffer._priorities is not None
-        stand_ins.add(buffer._priorities.largest_error)
-    priorities = buffer._priorities
-    assert priorities is not None
+        stand_ins.add(buffer._priorities[0].largest_error)
+    priorities = buffer._priorities[0]
     known = [error for error in errors.values() if error is not None]
     assert priorities.largest_error == 1.0 if not known else priorities.largest_error in np.array(known, dtype=np.float32)
-    first = buffer._first_usable()
+    first = buffer.rings[0].first_usable()
     for (point, env), inside in windows(buffer).items():
         # What is not known counted as much as the largest known error, when the window was last looked at
         possible = []
@@ -121,11 +120,12 @@ def test_windows_are_drawn_in_proportion() -> None:
     samples = buffer.sample(40)
     buffer.update_priorities(samples, th.rand(samples.mask.shape) * 5)
     buffer.sample(1)
-    priorities = buffer._priorities
-    assert priorities is not None
+    priorities = buffer._priorities[0]
     keys = list(windows(buffer))
     weights = np.array([priorities.weights[point % len(priorities.weights), env] for point, env in keys])
-    points, envs, relative = priorities.sample(buffer._generator, 200_000, buffer._first_usable(), buffer.n_added)
+    low, live = priorities.live_weights(buffer.rings[0].first_usable(), buffer.rings[0].n_added)
+    _, points, envs, relative = draw_windows(buffer._generator, 200_000, [live])
+    points = low + points
     counts: dict[tuple[int, int], int] = {}
     for key in zip(points.tolist(), envs.tolist(), strict=True):
         counts[key] = counts.get(key, 0) + 1
@@ -161,7 +161,7 @@ def test_padding_and_burn_in_have_no_priority() -> None:
     buffer, recorder = filled(60, 200, burn_in=4)
     for _ in range(20):
         samples = buffer.sample(16)
-        priorities = buffer._priorities
+        priorities = buffer._priorities[0]
         assert priorities is not None
         priorities.errors[:] = np.nan
         learned = {(first + t, env) for env, first, length, _ in recorder.check(samples) for t in range(length)}
@@ -182,7 +182,7 @@ def test_survives_a_round_trip() -> None:
     for a, b in zip(*map(th.utils._pytree.tree_leaves, batches), strict=True):
         np.testing.assert_array_equal(a, b)
     buffer.reset()
-    assert buffer._priorities is None
+    assert not buffer._priorities[0].allocated
 
 
 def test_uniform_replay_needs_no_errors() -> None:
@@ -190,13 +190,12 @@ def test_uniform_replay_needs_no_errors() -> None:
     samples = buffer.sample(8)
     buffer.update_priorities(samples, th.ones(samples.mask.shape))
     buffer.set_newest_errors(np.ones(2))
-    assert buffer._priorities is None and th.equal(samples.weights, th.ones(8))
+    assert not buffer._priorities and th.equal(samples.weights, th.ones(8))
 
 
 def test_memory_is_counted() -> None:
     buffer, _ = filled(30, 1000)
-    priorities = buffer._priorities
-    assert priorities is not None
+    priorities = buffer._priorities[0]
     plain, _ = filled(30, 1000, priority_alpha=0.0)
     assert buffer.estimate_nbytes(12) - plain.estimate_nbytes(12) == (
         priorities.errors.nbytes + priorities.weights.nbytes + priorities.peaks.nbytes
@@ -229,11 +228,11 @@ def test_one_huge_error_is_forgotten(error: float) -> None:
         recorder.add([CONTINUES])
         samples = buffer.sample(16)
         buffer.update_priorities(samples, th.ones(samples.mask.shape))
-    priorities = buffer._priorities
-    assert priorities is not None and priorities.largest_error == 1.0
+    priorities = buffer._priorities[0]
+    assert priorities.largest_error == 1.0
     assert len({int(index) for index in buffer.sample(16).indices}) >= 12
     again = pickle.loads(pickle.dumps(buffer))
-    assert np.nanmax(again._priorities.errors) == 1.0
+    assert np.nanmax(again._priorities[0].errors) == 1.0
 
 
 def test_an_infinite_error_found_while_acting_counts_as_the_largest_finite_one() -> None:
@@ -243,15 +242,15 @@ def test_an_infinite_error_found_while_acting_counts_as_the_largest_finite_one()
     buffer.sample(1)
     buffer.set_newest_errors(np.array([np.inf]))
     assert buffer._priorities is not None
-    assert np.nanmax(buffer._priorities.errors) == 3.0
+    assert np.nanmax(buffer._priorities[0].errors) == 3.0
     # A reward of 1e23 overflows a squared error in float32
     model = R2D2(
         "MlpLstmPolicy", "CartPole-v1", buffer_size=2_000, learning_starts=10**6, policy_kwargs=dict(lstm_hidden_size=4)
     )
     model.learn(200)
-    model.replay_buffer.rewards[50] = 1e23
+    model.replay_buffer.rings[0].rewards[50] = 1e23
     samples = model._sample_sequences(8)
     errors = th.full(samples.mask.shape, float("inf"))
     model._update_priorities(samples, errors)
     assert model.replay_buffer._priorities is not None
-    assert np.isfinite(model.replay_buffer._priorities.weights).all()
+    assert np.isfinite(model.replay_buffer._priorities[0].weights).all()

@@ -17,6 +17,7 @@ from torch import nn
 from sb3_recurrent_offpolicy import R2D2
 from sb3_recurrent_offpolicy.cores import NoCore
 from sb3_recurrent_offpolicy.targets import rescale_values, unrescale_values
+from sb3_recurrent_offpolicy.type_aliases import Memory
 from tests.envs import RandomEnv
 from tests.models import Q_LEARNING, latents_step_by_step, losses, n_step_target, random_env_model
 from tests.recorder import OBSERVATION_SPACE
@@ -79,7 +80,7 @@ def test_loss_and_priorities_equal_single_steps(
     monkeypatch.setattr(model, "_sample_sequences", lambda batch_size: samples)
     model.train(1, 17)
     times, env = np.divmod(samples.indices, 3)
-    recorded = model.replay_buffer._priorities.errors
+    recorded = model.replay_buffer._priorities[0].errors
     for t, row in zip(*np.nonzero(samples.mask.numpy()), strict=True):
         # A step in two rows keeps one of their errors
         rivals = [
@@ -181,8 +182,9 @@ def test_several_environments_form_a_ladder() -> None:
     model = make_model(8, exploration_ladder=(0.4, 7.0))
     rates = 0.4 ** (1 + np.arange(8))
     np.testing.assert_allclose(model.exploration_rates(), rates)
-    greedy = np.zeros(8, dtype=int)
-    deviates = np.array([model._explore(greedy, rates) != greedy for _ in range(20_000)])
+    greedy, explore = np.zeros(8, dtype=int), model.behavior.epsilon_greedy
+    assert explore is not None
+    deviates = np.array([explore(greedy, rates) != greedy for _ in range(20_000)])
     # One in four random actions is the best one
     np.testing.assert_allclose(deviates.mean(axis=0), rates * 3 / 4, rtol=0.15, atol=2e-3)
     together = (deviates[:, 0] & deviates[:, 1]).mean()
@@ -217,27 +219,28 @@ def test_initial_priorities_are_the_actors_own_errors(n_envs: int, value_rescali
     # A reset in mid-episode, without a done
     model.learn(30 * n_envs)
     buffer = model.replay_buffer
-    priorities = buffer._priorities
-    assert priorities is not None and buffer.n_added == 60
+    priorities = buffer._priorities[0]
+    assert priorities is not None and buffer.rings[0].n_added == 60
     rescale = rescale_values if value_rescaling else (lambda values: values)
     unrescale = unrescale_values if value_rescaling else (lambda values: values)
     for env in range(n_envs):
         q_values, states = [], model.policy.initial_states(1)
         for t in range(60):
             previous = th.zeros(1, N_ACTIONS)
-            if buffer.episode_steps[t, env] == 0:
+            if buffer.rings[0].episode_steps[t, env] == 0:
                 states = model.policy.initial_states(1)
             else:
-                previous[0, int(buffer.actions[t - 1, env, 0])] = 1.0
+                previous[0, int(buffer.rings[0].actions[t - 1, env, 0])] = 1.0
             with th.no_grad():
-                values, states = model.policy(th.as_tensor(buffer.observations[t, env][None]), states, previous)
-            q_values.append(values[0])
+                step = model.policy(th.as_tensor(buffer.rings[0].observations[t, env][None]), Memory(states, previous))
+            states = step.lstm_states
+            q_values.append(step.q_values[0])
         for t in range(59):
-            ended = buffer.episode_steps[t + 1, env] == 0
+            ended = buffer.rings[0].episode_steps[t + 1, env] == 0
             next_value = q_values[t if ended else t + 1].max()
-            bootstrap = 0.0 if buffer.terminated[t, env] else 0.9 * unrescale(next_value)
-            target = rescale(0.5 * th.tensor(float(buffer.rewards[t, env])) + bootstrap)
-            expected = (target - q_values[t][int(buffer.actions[t, env, 0])]).abs()
+            bootstrap = 0.0 if buffer.rings[0].terminated[t, env] else 0.9 * unrescale(next_value)
+            target = rescale(0.5 * th.tensor(float(buffer.rings[0].rewards[t, env])) + bootstrap)
+            expected = (target - q_values[t][int(buffer.rings[0].actions[t, env, 0])]).abs()
             assert priorities.errors[t, env] == pytest.approx(float(expected), rel=1e-4, abs=1e-5)
         assert np.isnan(priorities.errors[59, env]), "not known yet"
 
@@ -245,18 +248,18 @@ def test_initial_priorities_are_the_actors_own_errors(n_envs: int, value_rescali
 def test_a_loaded_buffer_keeps_its_priorities(tmp_path: pathlib.Path) -> None:
     model = make_model(2).learn(200)
     model.save_replay_buffer(tmp_path / "buffer")
-    saved = model.replay_buffer._priorities
+    saved = model.replay_buffer._priorities[0]
     assert saved is not None
     model.learn(50, reset_num_timesteps=False)
     model.load_replay_buffer(tmp_path / "buffer.pkl")
-    loaded = model.replay_buffer._priorities
+    loaded = model.replay_buffer._priorities[0]
     assert loaded is not None
-    n_added = model.replay_buffer.n_added
+    n_added = model.replay_buffer.rings[0].n_added
     before = loaded.errors.copy()
     # What the model did last is not in this buffer
     model.gradient_steps = 0
     model.learn(8, reset_num_timesteps=False)
-    np.testing.assert_array_equal(model.replay_buffer._priorities.errors[: n_added - 1], before[: n_added - 1])  # type: ignore[union-attr]
+    np.testing.assert_array_equal(model.replay_buffer._priorities[0].errors[: n_added - 1], before[: n_added - 1])
 
 
 # -------------------------------------------------------------------- settings
@@ -314,7 +317,7 @@ def test_predict_acts_with_averaged_weights_and_nothing_else_does(tmp_path: path
     averaging.train = train_one_by_one
     averaging.learn(150)
     assert averaging._n_updates > 5
-    for found, average in zip(averaging.policy.predicting.parameters(), expected, strict=True):
+    for found, average in zip(averaging.policy.predicting_network.parameters(), expected, strict=True):
         th.testing.assert_close(found, average)
     # Exploration and learning have gone the same way
     assert all(map(th.equal, plain.q_net.parameters(), averaging.q_net.parameters()))
@@ -329,8 +332,8 @@ def test_predict_acts_with_averaged_weights_and_nothing_else_does(tmp_path: path
         averaging.q_net.advantages[-1].bias.sub_(5.0)
     for model in (averaging, loaded):
         _, state = model.predict(observation, deterministic=True)
-        inputs = averaging.policy.predicting.encoder.inputs(th.as_tensor(observation), th.zeros(1, N_ACTIONS))
-        _, core_state = averaging.policy.predicting.encoder.step(*inputs, averaging.policy.initial_states(1).pi)
+        inputs = averaging.policy.predicting_network.encoder.inputs(th.as_tensor(observation), th.zeros(1, N_ACTIONS))
+        _, core_state = averaging.policy.predicting_network.encoder.step(*inputs, averaging.policy.initial_states(1).pi)
         np.testing.assert_allclose(state[0], core_state[0].detach().numpy(), atol=1e-6)
 
 

@@ -309,17 +309,17 @@ def test_each_environment_has_its_noise_function(n_envs: int, sde_sample_freq: i
     buffer = model.replay_buffer
     state = None
     for t, matrices in enumerate(functions):
-        starts = buffer.episode_steps[t] == 0
-        _, state = model.predict(buffer.observations[t], state, starts, deterministic=True)
+        starts = buffer.rings[0].episode_steps[t] == 0
+        _, state = model.predict(buffer.rings[0].observations[t], state, starts, deterministic=True)
         assert state is not None
-        hidden = th.as_tensor(np.concatenate([state[0][-1], buffer.observations[t]], axis=1))
+        hidden = th.as_tensor(np.concatenate([state[0][-1], buffer.rings[0].observations[t]], axis=1))
         with th.no_grad():
             latent = model.actor.latent_pi(hidden)
             noise = th.stack([row @ matrix for row, matrix in zip(latent, matrices, strict=True)])
             expected = th.tanh(model.actor.mu(latent) + noise)
-        np.testing.assert_allclose(buffer.actions[t], expected, atol=1e-5)
+        np.testing.assert_allclose(buffer.rings[0].actions[t], expected, atol=1e-5)
         # What was executed, not what would have been, is the previous action
-        state = (*state[:-1], buffer.actions[t][None])
+        state = (*state[:-1], buffer.rings[0].actions[t][None])
 
 
 def test_log_probability_with_sde_by_single_steps() -> None:
@@ -396,9 +396,11 @@ def test_stochastic_and_deterministic_prediction() -> None:
 def test_discrete_actions_are_stored_as_they_are_and_remembered_one_hot() -> None:
     env = make_vec_env(lambda: RandomEnv(spaces.Box(-1, 1, (2,)), spaces.Discrete(4)), 3, seed=0)
     model = RecurrentSAC("MlpLstmPolicy", env, **KWARGS).learn(96)
-    actions = model.replay_buffer.actions[:32]
-    assert model.replay_buffer.n_added == 32 and actions.shape == (32, 3, 1) and set(np.unique(actions)) == {0, 1, 2, 3}
-    np.testing.assert_array_equal(model._last_previous_actions, np.eye(4)[actions[31, :, 0]])
+    actions = model.replay_buffer.rings[0].actions[:32]
+    assert (
+        model.replay_buffer.rings[0].n_added == 32 and actions.shape == (32, 3, 1) and set(np.unique(actions)) == {0, 1, 2, 3}
+    )
+    np.testing.assert_array_equal(model.behavior.memory.previous_actions, np.eye(4)[actions[31, :, 0]])
     samples = model._sample_sequences(8)
     inside = samples.mask[:-1] * samples.mask[1:] > 0
     one_hot = th.nn.functional.one_hot(samples.actions[:-1, :, 0].long(), 4).float()

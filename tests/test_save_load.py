@@ -49,7 +49,7 @@ def test_a_loaded_model_acts_and_learns_on(
         again = algorithm.load(tmp_path / "model", env=random_envs(n_envs, action_space=action_space))
         again.learn(60, reset_num_timesteps=False)
         assert again.num_timesteps >= 164 and again._n_updates > model._n_updates
-        assert again.replay_buffer.n_envs == len(again._last_previous_actions) == n_envs
+        assert again.replay_buffer.n_envs == len(again.behavior.memory.previous_actions) == n_envs
 
 
 def test_a_shared_memory_stays_one_when_a_run_continues_from_disk(tmp_path: pathlib.Path) -> None:
@@ -57,15 +57,15 @@ def test_a_shared_memory_stays_one_when_a_run_continues_from_disk(tmp_path: path
     model = model_on(env, R2D2, burn_in=0).learn(30)
     model.save(tmp_path / "model")
     loaded = R2D2.load(tmp_path / "model", env=env, force_reset=False)
-    assert loaded._last_lstm_states.vf is loaded._last_lstm_states.pi
+    assert loaded.behavior.memory.lstm_states.vf is loaded.behavior.memory.lstm_states.pi
     loaded.learn(20, reset_num_timesteps=False)
-    assert loaded.replay_buffer.states.shape[2] == loaded.policy.state_size == 10
+    assert loaded.replay_buffer.rings[0].states.shape[2] == loaded.policy.state_size == 10
 
 
 def test_evaluation_claims_no_memory(tmp_path: pathlib.Path) -> None:
     model_on(random_envs(1), buffer_size=10**9).save(tmp_path / "model")
     loaded = RecurrentTD3.load(tmp_path / "model")
-    assert not loaded.replay_buffer.allocated
+    assert not loaded.replay_buffer.rings[0].allocated
     loaded.predict(np.zeros(2, dtype=np.float32))
     RecurrentTD3.load(tmp_path / "model", buffer_size=1)
 
@@ -86,9 +86,9 @@ def test_settings_can_be_changed_when_loading(tmp_path: pathlib.Path) -> None:
 
 def test_the_memory_of_the_running_episode_need_not_be_saved(tmp_path: pathlib.Path) -> None:
     model = model_on(random_envs(2)).learn(30)
-    model.save(tmp_path / "model", exclude=["_last_lstm_states"])
+    model.save(tmp_path / "model", exclude=["_saved_memory"])
     loaded = RecurrentTD3.load(tmp_path / "model", env=random_envs(2))
-    assert not any(array.any() for array in loaded._last_lstm_states.pi)
+    assert not any(array.any() for array in loaded.behavior.memory.lstm_states.pi)
     loaded.learn(20, reset_num_timesteps=False)
 
 
@@ -99,14 +99,14 @@ def test_a_run_continued_from_disk_is_the_run(tmp_path: pathlib.Path) -> None:
     model.save(tmp_path / "model")
     loaded = RecurrentTD3.load(tmp_path / "model", env=env, force_reset=False)
     for a, b in zip(
-        th.utils._pytree.tree_leaves(model._last_lstm_states),
-        th.utils._pytree.tree_leaves(loaded._last_lstm_states),
+        th.utils._pytree.tree_leaves(model.behavior.memory.lstm_states),
+        th.utils._pytree.tree_leaves(loaded.behavior.memory.lstm_states),
         strict=True,
     ):
         assert th.equal(a, b)
-    assert th.equal(model._last_previous_actions, loaded._last_previous_actions)
+    assert th.equal(model.behavior.memory.previous_actions, loaded.behavior.memory.previous_actions)
     loaded.learn(20, reset_num_timesteps=False)
-    assert loaded.replay_buffer.episode_steps[0, 0] == 1, "not a new episode for a buffer that did not see it begin"
+    assert loaded.replay_buffer.rings[0].episode_steps[0, 0] == 1, "not a new episode for a buffer that did not see it begin"
 
 
 def test_replay_buffer(tmp_path: pathlib.Path) -> None:
@@ -122,12 +122,12 @@ def test_replay_buffer(tmp_path: pathlib.Path) -> None:
         np.testing.assert_array_equal(a, b)
     other.learn(50, reset_num_timesteps=False)
     size = model.replay_buffer.size()
-    np.testing.assert_array_equal(other.replay_buffer.episode_steps[size], 0)
+    np.testing.assert_array_equal(other.replay_buffer.rings[0].episode_steps[size], 0)
 
     # In the middle of a run: what is added next does not continue the loaded buffer's last episode
     model.load_replay_buffer(tmp_path / "buffer.pkl")
     model.learn(50, reset_num_timesteps=False)
-    np.testing.assert_array_equal(model.replay_buffer.episode_steps[size], 0)
+    np.testing.assert_array_equal(model.replay_buffer.rings[0].episode_steps[size], 0)
 
 
 def test_foreign_replay_buffers_leave_ours_in_place(tmp_path: pathlib.Path) -> None:
@@ -235,10 +235,10 @@ def test_r2d2_writes_nothing_into_another_runs_buffer(tmp_path: pathlib.Path) ->
     model = models[0]
     model.load_replay_buffer(tmp_path / "buffer")
     model.gradient_steps = 0
-    before = model.replay_buffer._priorities.errors.copy()
-    n_added = model.replay_buffer.n_added
+    before = model.replay_buffer._priorities[0].errors.copy()
+    n_added = model.replay_buffer.rings[0].n_added
     model.learn(2, reset_num_timesteps=False)
-    after = model.replay_buffer._priorities.errors
+    after = model.replay_buffer._priorities[0].errors
     np.testing.assert_array_equal(after[:n_added], before[:n_added])
 
 

@@ -79,9 +79,7 @@ CASES = {
     "r2d2": Case(R2D2, DISCRETE, "CartPole-v1", dict(burn_in=2, target_update_interval=20)),
 }
 BOX_CASES = {name: case for name, case in CASES.items() if isinstance(case.action_space, spaces.Box)}
-SDE_CASES = {
-    name: case for name, case in BOX_CASES.items() if "use_sde" in inspect.signature(case.algorithm.__init__).parameters
-}
+SDE_CASES = {name: case for name, case in BOX_CASES.items() if "use_sde" in inspect.signature(case.algorithm).parameters}
 
 each = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 each_box = pytest.mark.parametrize("case", BOX_CASES.values(), ids=BOX_CASES)
@@ -308,7 +306,7 @@ def test_settings_survive(case: Case, tmp_path: pathlib.Path) -> None:
     model = model_of(case, learning_rate=0.002, max_grad_norm=3.0, reward_scale=0.5, state_init="zero", **changes)
     model.save(tmp_path / "model")
     loaded = case.algorithm.load(tmp_path / "model")
-    names = set(inspect.signature(case.algorithm.__init__).parameters) - {"policy", "env"}
+    names = set(inspect.signature(case.algorithm).parameters) - {"policy", "env"}
     # SB3 hides one of them
     kept = {name.lstrip("_"): name for name in (*names, "_stats_window_size") if hasattr(model, name)}
     assert {*changes, "learning_rate", "max_grad_norm", "reward_scale", "state_init", "batch_size", "seed"} <= set(kept)
@@ -328,7 +326,7 @@ def test_load_with_the_constructors_arguments(case: Case, tmp_path: pathlib.Path
     algorithm("MlpLstmPolicy", env, **kwargs).save(tmp_path / "model")
     loaded = algorithm.load(tmp_path / "model", env=env, **kwargs).learn(40)
     assert loaded._n_updates > 0
-    with pytest.raises(ValueError, match="policy kwargs do not equal"):
+    with pytest.raises(ValueError, match="was saved with other policy_kwargs"):
         algorithm.load(tmp_path / "model", policy_kwargs=dict(net_arch=[5]))
 
 
@@ -366,7 +364,7 @@ def test_copy_of_the_policy(case: Case) -> None:
     assert not any(map(th.equal, model.policy.parameters(), policy.parameters()))
     # The copy's targets follow the copy
     policy.update_targets(1.0)
-    for name in policy.followed:
+    for name in policy.networks_with_target:
         assert_same(getattr(policy, name).state_dict(), getattr(policy, f"{name}_target").state_dict())
 
 
@@ -388,10 +386,10 @@ def test_replay_buffer_to_and_from(case: Case, storage: str, tmp_path: pathlib.P
         buffer = loaded.replay_buffer
         assert buffer.size() == 60 and buffer.pos == saved.pos and buffer.full == saved.full
         for name in ("observations", "actions", "rewards", "terminated", "episode_steps", "states"):
-            np.testing.assert_array_equal(getattr(buffer, name)[:60], getattr(saved, name)[:60])
+            np.testing.assert_array_equal(getattr(buffer.rings[0], name)[:60], getattr(saved.rings[0], name)[:60])
         assert buffer.device == loaded.device
         loaded.learn(24, reset_num_timesteps=False)
-        assert buffer.size() == 84 and buffer.episode_steps[60, 0] == 0 and loaded._n_updates > 0
+        assert buffer.size() == 84 and buffer.rings[0].episode_steps[60, 0] == 0 and loaded._n_updates > 0
     if not isinstance(path, (str, pathlib.Path)):
         path.close()
 
@@ -480,9 +478,9 @@ def test_shapes_of_actions(case: Case, shape: tuple[int, ...], n_envs: int) -> N
     model = model_of(case, env, learning_starts=20 * n_envs, action_noise=noise(*shape) if shape else None)
     model.learn(40 * n_envs)
     buffer = model.replay_buffer
-    assert buffer.size() == 40 and buffer.actions.shape[1:] == (n_envs, n_actions)
+    assert buffer.size() == 40 and buffer.rings[0].actions.shape[1:] == (n_envs, n_actions)
     # What was done is what is replayed, in the random warm-up as after it
-    scaled = buffer.actions[:40].reshape(40, n_envs, *shape)
+    scaled = buffer.rings[0].actions[:40].reshape(40, n_envs, *shape)
     for index in range(n_envs):
         done = np.stack(env.envs[index].unwrapped.actions)
         expected = action_space.low + (scaled[:, index] + 1) / 2 * (action_space.high - action_space.low)

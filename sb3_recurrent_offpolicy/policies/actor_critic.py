@@ -2,7 +2,6 @@
 
 from typing import Any, ClassVar
 
-import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import get_actor_critic_arch
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
@@ -11,7 +10,7 @@ from sb3_recurrent_offpolicy.checks import check_integers
 from sb3_recurrent_offpolicy.cores import NoCore
 from sb3_recurrent_offpolicy.networks import HistoryEncoder, RecurrentActor, RecurrentContinuousCritic, RecurrentCritic
 from sb3_recurrent_offpolicy.policies.base import RecurrentPolicy
-from sb3_recurrent_offpolicy.type_aliases import RNNStates
+from sb3_recurrent_offpolicy.type_aliases import Memory, PolicyStep, RNNStates
 
 
 class RecurrentActorCriticPolicy(RecurrentPolicy):
@@ -35,7 +34,7 @@ class RecurrentActorCriticPolicy(RecurrentPolicy):
     actor: RecurrentActor
     critic: RecurrentCritic
     critic_target: RecurrentCritic
-    followed: ClassVar[tuple[str, ...]] = ("critic",)
+    networks_with_target: ClassVar[tuple[str, ...]] = ("critic",)
 
     def __init__(
         self,
@@ -68,14 +67,14 @@ class RecurrentActorCriticPolicy(RecurrentPolicy):
     def _build(self, lr_schedule: Schedule) -> None:
         actor_arch, critic_arch = get_actor_critic_arch(self.net_arch)
         critic_has_memory = self.shared_lstm or self.enable_critic_lstm
-        critic_encoder = self.make_encoder(self.make_features_extractor(), self.core_class if critic_has_memory else NoCore)
+        critic_encoder = self.make_encoder(self.make_features_extractor(), self.core if critic_has_memory else NoCore)
         actor_encoder = critic_encoder
         if not self.shared_lstm:
             extractor = critic_encoder.features_extractor
             # Without parameters there is nothing to learn apart, and acting extracts features once
             shared = self.share_features_extractor or next(extractor.parameters(), None) is None
             actor_encoder = self.make_encoder(
-                extractor if shared else self.make_features_extractor(), self.core_class, detach_features=shared
+                extractor if shared else self.make_features_extractor(), self.core, detach_features=shared
             )
 
         self.actor = self._make_actor(actor_encoder, actor_arch)
@@ -102,27 +101,26 @@ class RecurrentActorCriticPolicy(RecurrentPolicy):
         )
 
     @property
-    def acting(self) -> RecurrentActor:
+    def acting_network(self) -> RecurrentActor:
         return self.actor
 
     @property
-    def valuing(self) -> RecurrentCritic:
+    def value_network(self) -> RecurrentCritic:
         return self.critic
 
     def initial_states(self, n_envs: int) -> RNNStates:
         pi = self.actor.encoder.core.initial_state(n_envs)
         return RNNStates(pi, pi if self.shared_lstm else self.critic.encoder.core.initial_state(n_envs))
 
-    def forward(
-        self, observation: PyTorchObs, lstm_states: RNNStates, previous_actions: th.Tensor, deterministic: bool = False
-    ) -> tuple[th.Tensor, RNNStates]:
+    def forward(self, observation: PyTorchObs, memory: Memory, deterministic: bool = False) -> PolicyStep:
+        lstm_states, previous_actions = memory
         actor, critic = self.actor.encoder, self.critic.encoder
         inputs, features = actor.inputs(observation, previous_actions)
         latents, pi = actor.step(inputs, features, lstm_states.pi)
         actions = self.actor(latents, deterministic)
         if self.shared_lstm:
-            return actions, RNNStates(pi, pi)
+            return PolicyStep(actions, RNNStates(pi, pi))
         if critic.features_extractor is not actor.features_extractor:
             inputs, features = critic.inputs(observation, previous_actions)
         _, vf = critic.core.step(inputs, lstm_states.vf)
-        return actions, RNNStates(pi, vf)
+        return PolicyStep(actions, RNNStates(pi, vf))

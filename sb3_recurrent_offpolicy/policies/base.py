@@ -14,10 +14,11 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
 from sb3_recurrent_offpolicy.checks import check_integers, check_numbers
-from sb3_recurrent_offpolicy.cores import LSTMCore, RecurrentCore
+from sb3_recurrent_offpolicy.cores import RecurrentCore, get_core
 from sb3_recurrent_offpolicy.networks import HistoryEncoder, RecurrentActor, RecurrentCritic, RecurrentQNetwork
+from sb3_recurrent_offpolicy.policies.trace import Trace, trace
 from sb3_recurrent_offpolicy.preprocessing import encode_actions
-from sb3_recurrent_offpolicy.type_aliases import CoreState, RNNStates
+from sb3_recurrent_offpolicy.type_aliases import CoreState, Memory, PolicyStep, RNNStates
 
 
 class RecurrentPolicy(BasePolicy):
@@ -36,17 +37,19 @@ class RecurrentPolicy(BasePolicy):
     :param optimizer_class: the optimizer to use
     :param optimizer_kwargs: additional keyword arguments, excluding the learning rate. To those of Adam and AdamW
         ``fused=True`` is added, the same steps in a single kernel
-    :param lstm_hidden_size: number of hidden units of each memory layer (LSTM or GRU)
+    :param lstm_hidden_size: number of hidden units of each memory layer, whatever its kind
     :param n_lstm_layers: number of memory layers
-    :param lstm_kwargs: additional keyword arguments for the memory
-    :param core_class: the kind of memory: ``LSTMCore``, ``GRUCore``, or your own
-        :class:`~sb3_recurrent_offpolicy.cores.RecurrentCore`
+    :param core: the kind of memory, "lstm", "gru" or another name in :data:`~sb3_recurrent_offpolicy.cores.CORES`, or your own
+        :class:`~sb3_recurrent_offpolicy.cores.RecurrentCore`. Default: "lstm", which torch runs faster than "gru" on a CPU
+    :param core_kwargs: additional keyword arguments for the memory
+    :param lstm_kwargs: sb3-contrib's name of ``core_kwargs``
+    :param core_class: the same as ``core``, as a class
     :param memory_lr_scale: learning rate of the memories relative to everything else, under any schedule. Long tasks want it
         far below 1: a small change of weights moves a long unroll a lot (Luo et al. 2024, RESeL: 1e-5 against 3e-4)
     """
 
-    # Networks that a slowly moving copy follows, named NAME_target
-    followed: ClassVar[tuple[str, ...]]
+    # Each has a slowly moving copy, named NAME_target
+    networks_with_target: ClassVar[tuple[str, ...]]
 
     def __init__(
         self,
@@ -62,8 +65,10 @@ class RecurrentPolicy(BasePolicy):
         optimizer_kwargs: dict[str, Any] | None = None,
         lstm_hidden_size: int = 128,
         n_lstm_layers: int = 1,
+        core: str | type[RecurrentCore] | None = None,
+        core_kwargs: dict[str, Any] | None = None,
         lstm_kwargs: dict[str, Any] | None = None,
-        core_class: type[RecurrentCore] = LSTMCore,
+        core_class: type[RecurrentCore] | None = None,
         memory_lr_scale: float = 1.0,
     ):
         check_integers(1, lstm_hidden_size=lstm_hidden_size, n_lstm_layers=n_lstm_layers)
@@ -85,8 +90,16 @@ class RecurrentPolicy(BasePolicy):
         self.activation_fn = activation_fn
         self.lstm_hidden_size = lstm_hidden_size
         self.n_lstm_layers = n_lstm_layers
-        self.lstm_kwargs = lstm_kwargs or {}
-        self.core_class = core_class
+        for name, value, other, other_value in (
+            ("core", core, "core_class", core_class),
+            ("core_kwargs", core_kwargs, "lstm_kwargs", lstm_kwargs),
+        ):
+            if value is not None and other_value is not None:
+                raise ValueError(
+                    f"{name}={value!r} and {other}={other_value!r} are two names of one setting: give one of them"
+                )
+        self.core = get_core(core or core_class or "lstm")
+        self.core_kwargs = core_kwargs or lstm_kwargs or {}
         self.memory_lr_scale = memory_lr_scale
         self.action_encoding_dim = int(get_flattened_obs_dim(action_space))
 
@@ -97,25 +110,25 @@ class RecurrentPolicy(BasePolicy):
         raise NotImplementedError
 
     @property
-    def acting(self) -> RecurrentActor | RecurrentQNetwork:
+    def acting_network(self) -> RecurrentActor | RecurrentQNetwork:
         """The network that chooses actions."""
         raise NotImplementedError
 
     @property
-    def valuing(self) -> RecurrentCritic | RecurrentQNetwork:
+    def value_network(self) -> RecurrentCritic | RecurrentQNetwork:
         """The network that values them."""
         raise NotImplementedError
 
     @property
-    def predicting(self) -> RecurrentActor | RecurrentQNetwork:
+    def predicting_network(self) -> RecurrentActor | RecurrentQNetwork:
         """The network behind ``predict``."""
-        return self.acting
+        return self.acting_network
 
     def _make_targets(self) -> None:
         # Copied together, so that what they share is shared by the targets too
-        online = [getattr(self, name) for name in self.followed]
+        online = [getattr(self, name) for name in self.networks_with_target]
         targets = copy.deepcopy(online)
-        for name, target in zip(self.followed, targets, strict=True):
+        for name, target in zip(self.networks_with_target, targets, strict=True):
             target.requires_grad_(False)
             target.set_training_mode(False)
             setattr(self, f"{name}_target", target)
@@ -125,21 +138,21 @@ class RecurrentPolicy(BasePolicy):
         self._targets: list[th.Tensor] = list(dict.fromkeys(chain.from_iterable(map(nn.Module.parameters, targets))))
 
     def make_encoder(
-        self, features_extractor: BaseFeaturesExtractor, core_class: type[RecurrentCore], detach_features: bool = False
+        self, features_extractor: BaseFeaturesExtractor, core: type[RecurrentCore], detach_features: bool = False
     ) -> HistoryEncoder:
         """
         :param features_extractor: what comes before the memory
-        :param core_class: the kind of memory
+        :param core: the kind of memory
         :param detach_features: another network trains the features extractor
         :return: features extractor and memory
         """
         input_size = int(features_extractor.features_dim + self.action_encoding_dim)
-        core = core_class(input_size, self.lstm_hidden_size, self.n_lstm_layers, **self.lstm_kwargs)  # type: ignore[arg-type]
+        memory = core(input_size, self.lstm_hidden_size, self.n_lstm_layers, **self.core_kwargs)  # type: ignore[arg-type]
         return HistoryEncoder(
             self.observation_space,
             self.action_space,
             features_extractor,
-            core,
+            memory,
             detach_features=detach_features,
             normalize_images=self.normalize_images,
         )
@@ -179,8 +192,8 @@ class RecurrentPolicy(BasePolicy):
             optimizer_kwargs=self.optimizer_kwargs,
             lstm_hidden_size=self.lstm_hidden_size,
             n_lstm_layers=self.n_lstm_layers,
-            lstm_kwargs=self.lstm_kwargs,
-            core_class=self.core_class,
+            core=self.core,
+            core_kwargs=self.core_kwargs,
             memory_lr_scale=self.memory_lr_scale,
         )
         return data
@@ -204,7 +217,7 @@ class RecurrentPolicy(BasePolicy):
         :param tau: 0 leaves the targets, 1 copies
         """
         th._foreach_lerp_(self._targets, self._online, tau)
-        for name in self.followed:
+        for name in self.networks_with_target:
             buffers, target_buffers = getattr(self, name).buffers(), getattr(self, f"{name}_target").buffers()
             for buffer, target_buffer in zip(buffers, target_buffers, strict=True):
                 target_buffer.copy_(buffer)
@@ -230,54 +243,58 @@ class RecurrentPolicy(BasePolicy):
         pi, vf = self.initial_states(1)
         return sum(array.numel() for part in ((pi,) if vf is pi else (pi, vf)) for array in part)
 
-    def forward(
-        self, observation: PyTorchObs, lstm_states: RNNStates, previous_actions: th.Tensor, deterministic: bool = False
-    ) -> tuple[th.Tensor, RNNStates]:
+    def initial_memory(self, n_envs: int) -> Memory:
+        """
+        :param n_envs: number of environments
+        :return: what is remembered at the start of an episode: nothing
+        """
+        return Memory(self.initial_states(n_envs), th.zeros(n_envs, self.action_encoding_dim, device=self.device))
+
+    def forward(self, observation: PyTorchObs, memory: Memory, deterministic: bool = False) -> PolicyStep:
         """
         Advance all memories by one step.
 
         :param observation: (n_envs, *obs), or a dict of them
-        :param lstm_states: memories before the step, zero where an episode starts
-        :param previous_actions: encoded actions of the step before, (n_envs, A), zero where an episode starts
+        :param memory: before the step, zero where an episode starts
         :param deterministic: the most likely action rather than a sampled one
-        :return: actions as the replay buffer stores them, in [-1, 1] for Box (a Q-learner: the values of all actions), and
-            the memories after the step
+        :return: actions, and the memories after the step, as tensors
         """
         raise NotImplementedError
 
     def _predict(  # type: ignore[override]
         self, observation: PyTorchObs, state: CoreState, previous_actions: th.Tensor, deterministic: bool = False
     ) -> tuple[th.Tensor, CoreState]:
-        network = self.predicting
+        network = self.predicting_network
         latents, state = network.encoder.step(*network.encoder.inputs(observation, previous_actions), state)
         return network(latents, deterministic), state
 
     @th.inference_mode()
-    def act(
-        self,
-        observation: np.ndarray | dict[str, np.ndarray],
-        lstm_states: RNNStates,
-        previous_actions: th.Tensor,
-        episode_starts: np.ndarray,
-    ) -> tuple[np.ndarray, RNNStates]:
+    def act(self, observation: np.ndarray | dict[str, np.ndarray], memory: Memory, episode_starts: np.ndarray) -> PolicyStep:
         """
-        Act to explore: as :meth:`predict`, but the critic's memory comes along, for the replay buffer.
+        Act as in training: like :meth:`predict`, but the critic's memory comes along, for the replay buffer.
 
         :param observation: (n_envs, *obs), or a dict of them
-        :param lstm_states: memories before the step
-        :param previous_actions: encoded actions of the step before, (n_envs, A)
-        :param episode_starts: (n_envs,), forget memory and previous action there
-        :return: what :meth:`forward` says, and the memories after the step
+        :param memory: before the step
+        :param episode_starts: (n_envs,), forget the memory there
+        :return: actions and Q-values as arrays, and the memories after the step
         """
         observation_tensor, _ = self.obs_to_tensor(observation)
         if episode_starts.any():
-            pi = self._forget(lstm_states.pi, episode_starts)
-            lstm_states = RNNStates(
-                pi, pi if lstm_states.vf is lstm_states.pi else self._forget(lstm_states.vf, episode_starts)
-            )
-            (previous_actions,) = self._forget((previous_actions,), episode_starts)
-        actions, lstm_states = self.forward(observation_tensor, lstm_states, previous_actions)
-        return actions.cpu().numpy(), lstm_states
+            memory = self.forget(memory, episode_starts)
+        step = self.forward(observation_tensor, memory)
+        q_values = None if step.q_values is None else step.q_values.cpu().numpy()
+        return PolicyStep(step.actions.cpu().numpy(), step.lstm_states, q_values)
+
+    def trace(self, observations: Any, actions: np.ndarray, episode_starts: np.ndarray) -> Trace:
+        """
+        What this policy remembers, values and would do along recorded episodes, in evaluation mode.
+
+        :param observations: (T, n_envs, *obs), or a dict of them
+        :param actions: that were taken, as the environment took them: (T, n_envs, *action)
+        :param episode_starts: (T, n_envs), the observation is the first of an episode
+        :return: memories, actions, distributions and values, time-major
+        """
+        return trace(self, observations, actions, episode_starts)
 
     def scale_action(self, action: np.ndarray) -> np.ndarray:
         """
@@ -348,7 +365,7 @@ class RecurrentPolicy(BasePolicy):
                 f"episode_start has shape {episode_starts.shape}, the observation is of {n_envs} environment(s): pass "
                 f"({n_envs},) bools"
             )
-        expected = [(layers, n_envs, hidden) for layers, hidden in self.acting.encoder.core.state_shapes]
+        expected = [(layers, n_envs, hidden) for layers, hidden in self.acting_network.encoder.core.state_shapes]
         expected.append((1, n_envs, self.action_encoding_dim))
         if state is None:
             return tuple(np.zeros(shape, dtype=np.float32) for shape in expected), episode_starts
@@ -365,3 +382,15 @@ class RecurrentPolicy(BasePolicy):
     def _forget(state: CoreState, episode_starts: np.ndarray) -> CoreState:
         """Zero, in tensors (..., n_envs, hidden), what belongs to environments where an episode starts."""
         return tuple(array.masked_fill(th.as_tensor(episode_starts[:, None], device=array.device), 0.0) for array in state)
+
+    def forget(self, memory: Memory, episode_starts: np.ndarray) -> Memory:
+        """
+        :param memory: of several environments
+        :param episode_starts: (n_envs,)
+        :return: the same, zero where an episode starts
+        """
+        (pi, vf), previous_actions = memory
+        new_pi = self._forget(pi, episode_starts)
+        # One memory that is shared stays one object
+        new_vf = new_pi if vf is pi else self._forget(vf, episode_starts)
+        return Memory(RNNStates(new_pi, new_vf), *self._forget((previous_actions,), episode_starts))

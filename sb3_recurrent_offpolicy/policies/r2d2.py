@@ -1,18 +1,14 @@
 """Policies of R2D2."""
 
-from functools import partialmethod
 from typing import Any
 
-import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from sb3_recurrent_offpolicy.cores import GRUCore
 from sb3_recurrent_offpolicy.networks import RecurrentQNetwork
 from sb3_recurrent_offpolicy.policies.base import RecurrentPolicy
-from sb3_recurrent_offpolicy.type_aliases import RNNStates
+from sb3_recurrent_offpolicy.type_aliases import Memory, PolicyStep, RNNStates
 
 # Known to the other algorithms' users, and meaningless here
 ACTOR_CRITIC_KWARGS = {"share_features_extractor", "n_critics", "shared_lstm", "enable_critic_lstm"}
@@ -33,7 +29,7 @@ class R2D2Policy(RecurrentPolicy):
 
     q_net: RecurrentQNetwork
     q_net_target: RecurrentQNetwork
-    followed = ("q_net",)
+    networks_with_target = ("q_net",)
 
     def __init__(
         self,
@@ -58,7 +54,7 @@ class R2D2Policy(RecurrentPolicy):
     def _build(self, lr_schedule: Schedule) -> None:
         if not isinstance(self.net_arch, list):
             raise ValueError(f"net_arch={self.net_arch} must be a list: there is one network only")
-        encoder = self.make_encoder(self.make_features_extractor(), self.core_class)
+        encoder = self.make_encoder(self.make_features_extractor(), self.core)
         self.q_net = RecurrentQNetwork(encoder, self.net_arch, self.activation_fn, self.dueling)
         self._make_targets()
         self.q_net_average: AveragedModel | None = None
@@ -71,13 +67,13 @@ class R2D2Policy(RecurrentPolicy):
         return super()._get_constructor_parameters() | dict(dueling=self.dueling, average_decay=self.average_decay)
 
     @property
-    def acting(self) -> RecurrentQNetwork:
+    def acting_network(self) -> RecurrentQNetwork:
         return self.q_net
 
-    valuing = acting
+    value_network = acting_network
 
     @property
-    def predicting(self) -> RecurrentQNetwork:
+    def predicting_network(self) -> RecurrentQNetwork:
         if self.q_net_average is None:
             return self.q_net
         averaged = self.q_net_average.module
@@ -93,39 +89,8 @@ class R2D2Policy(RecurrentPolicy):
         state = self.q_net.encoder.core.initial_state(n_envs)
         return RNNStates(state, state)
 
-    def forward(
-        self, observation: PyTorchObs, lstm_states: RNNStates, previous_actions: th.Tensor, deterministic: bool = False
-    ) -> tuple[th.Tensor, RNNStates]:
+    def forward(self, observation: PyTorchObs, memory: Memory, deterministic: bool = False) -> PolicyStep:
         encoder = self.q_net.encoder
-        latents, state = encoder.step(*encoder.inputs(observation, previous_actions), lstm_states.pi)
-        return self.q_net.q_values(latents), RNNStates(state, state)
-
-
-class R2D2CnnLstmPolicy(R2D2Policy):
-    """As :class:`R2D2Policy`, for images."""
-
-    __init__ = partialmethod(R2D2Policy.__init__, features_extractor_class=NatureCNN)
-
-
-class R2D2MultiInputLstmPolicy(R2D2Policy):
-    """As :class:`R2D2Policy`, for dict observations."""
-
-    __init__ = partialmethod(R2D2Policy.__init__, features_extractor_class=CombinedExtractor)
-
-
-class R2D2MlpGruPolicy(R2D2Policy):
-    """As :class:`R2D2Policy`, remembering with a GRU."""
-
-    __init__ = partialmethod(R2D2Policy.__init__, core_class=GRUCore)
-
-
-class R2D2CnnGruPolicy(R2D2Policy):
-    """As :class:`R2D2Policy`, for images, remembering with a GRU."""
-
-    __init__ = partialmethod(R2D2Policy.__init__, features_extractor_class=NatureCNN, core_class=GRUCore)
-
-
-class R2D2MultiInputGruPolicy(R2D2Policy):
-    """As :class:`R2D2Policy`, for dict observations, remembering with a GRU."""
-
-    __init__ = partialmethod(R2D2Policy.__init__, features_extractor_class=CombinedExtractor, core_class=GRUCore)
+        latents, state = encoder.step(*encoder.inputs(observation, memory.previous_actions), memory.lstm_states.pi)
+        q_values = self.q_net.q_values(latents)
+        return PolicyStep(q_values.argmax(dim=-1), RNNStates(state, state), q_values)

@@ -1,13 +1,10 @@
 """Policies of RecurrentSAC."""
 
-from functools import partialmethod
 from typing import Any
 
 from gymnasium import spaces
-from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import Schedule
 
-from sb3_recurrent_offpolicy.cores import GRUCore
 from sb3_recurrent_offpolicy.networks import (
     CategoricalActor,
     HistoryEncoder,
@@ -71,33 +68,3 @@ class RecurrentSACPolicy(RecurrentActorCriticPolicy):
         """
         assert isinstance(self.actor, SquashedGaussianActor), "gSDE is for Box actions"
         self.actor.reset_noise(batch_size=batch_size)
-
-
-class SACCnnLstmPolicy(RecurrentSACPolicy):
-    """As :class:`RecurrentSACPolicy`, for images."""
-
-    __init__ = partialmethod(RecurrentSACPolicy.__init__, features_extractor_class=NatureCNN)
-
-
-class SACMultiInputLstmPolicy(RecurrentSACPolicy):
-    """As :class:`RecurrentSACPolicy`, for dict observations."""
-
-    __init__ = partialmethod(RecurrentSACPolicy.__init__, features_extractor_class=CombinedExtractor)
-
-
-class SACMlpGruPolicy(RecurrentSACPolicy):
-    """As :class:`RecurrentSACPolicy`, remembering with a GRU."""
-
-    __init__ = partialmethod(RecurrentSACPolicy.__init__, core_class=GRUCore)
-
-
-class SACCnnGruPolicy(RecurrentSACPolicy):
-    """As :class:`RecurrentSACPolicy`, for images, remembering with a GRU."""
-
-    __init__ = partialmethod(RecurrentSACPolicy.__init__, features_extractor_class=NatureCNN, core_class=GRUCore)
-
-
-class SACMultiInputGruPolicy(RecurrentSACPolicy):
-    """As :class:`RecurrentSACPolicy`, for dict observations, remembering with a GRU."""
-
-    __init__ = partialmethod(RecurrentSACPolicy.__init__, features_extractor_class=CombinedExtractor, core_class=GRUCore)

@@ -1,0 +1,98 @@
+"""LSTM and GRU, as torch has them."""
+
+from typing import Any, ClassVar
+
+import torch as th
+from torch import nn
+
+from sb3_recurrent_offpolicy.cores.core import RecurrentCore
+from sb3_recurrent_offpolicy.type_aliases import CoreState
+
+
+class _TorchCore(RecurrentCore):
+    """What LSTM and GRU share: one fused call to unroll, bare cells on the same weights to step."""
+
+    rnn_class: ClassVar[type[nn.LSTM] | type[nn.GRU]]
+    n_state_arrays: ClassVar[int]
+    rnn: nn.LSTM | nn.GRU
+
+    def __init__(self, input_size: int, hidden_size: int, n_layers: int = 1, **kwargs: Any):
+        for name in ("bidirectional", "batch_first", "proj_size"):
+            if kwargs.get(name):
+                raise ValueError(
+                    f"core_kwargs={{'{name}': {kwargs[name]!r}}} is not supported: a policy sees no future, data is "
+                    f"time-major and the state has hidden_size units. Remove '{name}' from core_kwargs."
+                )
+        super().__init__(input_size, hidden_size, ((n_layers, hidden_size),) * self.n_state_arrays)
+        self.rnn = self.rnn_class(input_size, hidden_size, n_layers, **kwargs)
+        for name, parameter in self.rnn.named_parameters():
+            if name.startswith("bias"):
+                nn.init.zeros_(parameter)
+            else:
+                for gate in parameter.chunk(parameter.shape[0] // hidden_size):
+                    nn.init.orthogonal_(gate)
+
+    def _cell(self, inputs: th.Tensor, state: CoreState, weights: list[th.Tensor]) -> CoreState:
+        """One layer, one step: inputs (B, D) and state arrays (B, H) to the new state, its first array being the output."""
+        raise NotImplementedError
+
+    def step(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, CoreState]:
+        layers = []
+        # Flat as torch keeps them: ``all_weights`` looks each up by name, which costs a tenth of the step
+        weights: list[Any] = self.rnn._flat_weights
+        per_layer = len(weights) // self.rnn.num_layers
+        for layer, layer_state in enumerate(zip(*(array.unbind() for array in state), strict=True)):
+            layers.append(self._cell(inputs, layer_state, weights[layer * per_layer : (layer + 1) * per_layer]))
+            inputs = layers[-1][0]
+        if len(layers) == 1:
+            return inputs, tuple(array.unsqueeze(0) for array in layers[0])
+        return inputs, tuple(th.stack(arrays) for arrays in zip(*layers, strict=True))
+
+
+class LSTMCore(_TorchCore):
+    """
+    Long short-term memory (Hochreiter & Schmidhuber 1997); state (h, c).
+
+    Weights start orthogonal, gate by gate, and biases at zero (Ni et al. 2022, "Recurrent model-free RL can be a strong
+    baseline for many POMDPs").
+
+    :param input_size: number of inputs per step
+    :param hidden_size: number of hidden units per layer
+    :param n_layers: number of layers
+    :param kwargs: further arguments of ``torch.nn.LSTM``, e.g. ``bias`` or ``dropout`` (between layers, while learning)
+    :raises ValueError: for ``bidirectional``, ``batch_first`` and ``proj_size``, which change what a state means
+    """
+
+    rnn_class = nn.LSTM
+    n_state_arrays = 2
+
+    def unroll(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, CoreState]:
+        return self.rnn(inputs, state)
+
+    def _cell(self, inputs: th.Tensor, state: CoreState, weights: list[th.Tensor]) -> CoreState:
+        return th.lstm_cell(inputs, state, *weights)
+
+
+class GRUCore(_TorchCore):
+    """
+    Gated recurrent unit (Cho et al. 2014); state (h,). On a CPU torch does not fuse it: an LSTM is faster there.
+
+    Weights start orthogonal, gate by gate, and biases at zero (Ni et al. 2022, "Recurrent model-free RL can be a strong
+    baseline for many POMDPs").
+
+    :param input_size: number of inputs per step
+    :param hidden_size: number of hidden units per layer
+    :param n_layers: number of layers
+    :param kwargs: further arguments of ``torch.nn.GRU``, e.g. ``bias`` or ``dropout`` (between layers, while learning)
+    :raises ValueError: for ``bidirectional``, ``batch_first`` and ``proj_size``, which change what a state means
+    """
+
+    rnn_class = nn.GRU
+    n_state_arrays = 1
+
+    def unroll(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, CoreState]:
+        outputs, hidden = self.rnn(inputs, state[0])
+        return outputs, (hidden,)
+
+    def _cell(self, inputs: th.Tensor, state: CoreState, weights: list[th.Tensor]) -> CoreState:
+        return (th.gru_cell(inputs, state[0], *weights),)

@@ -1,0 +1,148 @@
+"""The memory of a network, and the layers behind it."""
+
+import inspect
+from typing import Any
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import BaseModel
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, create_mlp
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import nn
+
+from sb3_recurrent_offpolicy.cores import RecurrentCore
+from sb3_recurrent_offpolicy.preprocessing import map_observation
+from sb3_recurrent_offpolicy.type_aliases import BurnIn, CoreState, Encoded, RecurrentSequenceSamples
+
+
+class SavedNetwork(BaseModel):
+    """A part of a policy that ``save`` and ``load`` know by itself, because it keeps what it was constructed from."""
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+
+
+class HistoryEncoder(SavedNetwork):
+    """
+    Features extractor and memory: turns observations and previous actions into latents ``[m_t, features(o_t)]``.
+
+    :param observation_space: observation space
+    :param action_space: action space
+    :param features_extractor: network to extract features
+    :param core: memory over ``[features(o_t), a_{t-1}]``
+    :param detach_features: let no gradient into the features extractor, because another network trains it
+    :param normalize_images: divide images by 255
+    """
+
+    features_extractor: BaseFeaturesExtractor
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        features_extractor: BaseFeaturesExtractor,
+        core: RecurrentCore,
+        detach_features: bool = False,
+        normalize_images: bool = True,
+    ):
+        super().__init__(
+            observation_space, action_space, features_extractor=features_extractor, normalize_images=normalize_images
+        )
+        self.core = core
+        self.detach_features = detach_features
+        self.latent_dim = int(core.output_size + features_extractor.features_dim)
+
+    def inputs(self, observations: PyTorchObs, previous_actions: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """
+        :param observations: (B, *obs), or a dict of them
+        :param previous_actions: (B, A)
+        :return: inputs of the memory (B, F + A), and the features in them (B, F)
+        """
+        features = self.extract_features(observations, self.features_extractor)
+        if self.detach_features:
+            features = features.detach()
+        return th.cat([features, previous_actions], dim=-1), features
+
+    def step(self, inputs: th.Tensor, features: th.Tensor, state: CoreState) -> tuple[th.Tensor, CoreState]:
+        """
+        Advance by one step, to act.
+
+        :param inputs: (B, F + A), from :meth:`inputs`
+        :param features: (B, F), from :meth:`inputs`
+        :param state: memory before the step, each (n_layers, B, hidden)
+        :return: latents (B, latent_dim) and the memory after the step
+        """
+        memory, state = self.core.step(inputs, state)
+        return th.cat([memory, features], dim=-1), state
+
+    def unroll(self, observations: PyTorchObs, previous_actions: th.Tensor, state: CoreState) -> tuple[th.Tensor, CoreState]:
+        """
+        Run over sequences, to learn.
+
+        :param observations: (T, B, *obs), or a dict of them
+        :param previous_actions: (T, B, A)
+        :param state: memory before the first step, each (n_layers, B, hidden)
+        :return: latents (T, B, latent_dim) and the memory after the last step
+        """
+        sizes = previous_actions.shape[:2]
+        flat = map_observation(lambda array: array.flatten(end_dim=1), observations)
+        inputs, features = self.inputs(flat, previous_actions.flatten(end_dim=1))
+        memory, state = self.core.unroll(inputs.unflatten(0, sizes), state)
+        return th.cat([memory, features.unflatten(0, sizes)], dim=-1), state
+
+    def encode(self, samples: RecurrentSequenceSamples, state: CoreState) -> Encoded:
+        """
+        Run over a batch from the replay buffer, after its burn-in with this network's own weights.
+
+        :param samples: the batch
+        :param state: this network's part of ``samples.initial_states``
+        :return: latents of o_0 .. o_T, and the memory that burn-in led to
+        """
+        warm_state: CoreState = ()
+        if samples.burn_in is not None:
+            warm_state = self.burn_in(samples.burn_in, state)
+            n_rows = samples.burn_in.previous_actions.shape[1]
+            state = tuple(th.cat([warm, array[:, n_rows:]], dim=1) for warm, array in zip(warm_state, state, strict=True))
+        return Encoded(self.unroll(samples.observations, samples.previous_actions, state)[0], warm_state)
+
+    @th.no_grad()
+    def burn_in(self, burn_in: BurnIn, state: CoreState) -> CoreState:
+        """
+        :param burn_in: the steps before the first B' rows of a batch
+        :param state: memory at the first step of each row of the batch, (n_layers, B, hidden) each
+        :return: memory after these steps, (n_layers, B', hidden) each
+        """
+        n_rows = burn_in.previous_actions.shape[1]
+        # As when acting: dropout must not enter memories, nor batch norm count the prefix
+        training = self.training
+        self.train(False)
+        _, state = self.unroll(*burn_in, tuple(array[:, :n_rows].contiguous() for array in state))
+        self.train(training)
+        return state
+
+
+class Head(nn.Sequential):
+    """
+    The layers behind a memory. They see time and batch as one axis: then ReLU can work in place, which on a view of
+    another shape would cost autograd a copy instead of sparing one.
+
+    :param input_dim: number of inputs
+    :param output_dim: number of outputs
+    :param net_arch: hidden layers
+    :param activation_fn: activation function
+    """
+
+    def __init__(self, input_dim: int, output_dim: int, net_arch: list[int], activation_fn: type[nn.Module]):
+        super().__init__(*create_mlp(input_dim, output_dim, net_arch, activation_fn))
+        for layer in self:
+            if isinstance(layer, nn.ReLU):
+                layer.inplace = True
+
+    def forward(self, inputs: th.Tensor) -> th.Tensor:
+        """
+        :param inputs: (..., input_dim)
+        :return: (..., output_dim)
+        """
+        if inputs.dim() == 2:
+            return super().forward(inputs)
+        return super().forward(inputs.flatten(end_dim=-2)).unflatten(0, inputs.shape[:-1])

@@ -1,0 +1,69 @@
+"""What a policy remembers, values and would do along recorded episodes."""
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch as th
+from torch.utils._pytree import tree_map
+
+from sb3_recurrent_offpolicy.preprocessing import encode_actions, map_observation
+from sb3_recurrent_offpolicy.type_aliases import Memory, RNNStates
+
+if TYPE_CHECKING:
+    from sb3_recurrent_offpolicy.policies.base import RecurrentPolicy
+
+
+class Trace(NamedTuple):
+    """Along T steps of n environments."""
+
+    lstm_states: RNNStates
+    """Memories before each step, with which the policy meets its observation: tensors (T, n_layers, n_envs, hidden)"""
+    next_lstm_states: RNNStates
+    """Memories after each step, which know its observation"""
+    actions: np.ndarray
+    """What the policy would do, deterministically, as the environment takes it: (T, n_envs, *action)"""
+    distributions: dict[str, np.ndarray]
+    """Parameters of the policy's distribution over actions, by name, (T, n_envs, ...); none if it is deterministic"""
+    q_values: np.ndarray
+    """Of the actions that were taken, by each head of the critic: (T, n_envs, n_critics); of all actions for R2D2"""
+
+
+@th.no_grad()
+def trace(policy: "RecurrentPolicy", observations: Any, actions: np.ndarray, episode_starts: np.ndarray) -> Trace:
+    """See :meth:`RecurrentPolicy.trace`."""
+    policy.set_training_mode(False)
+    n_steps, n_envs = episode_starts.shape
+    stored_actions = policy.scale_action(np.asarray(actions)).reshape(n_steps, n_envs, -1)
+    taken = th.as_tensor(stored_actions, device=policy.device)
+    memory = policy.initial_memory(n_envs)
+    before, after, chosen, values = [], [], [], []
+    distributions: list[dict[str, th.Tensor]] = []
+    for t in range(n_steps):
+        memory = policy.forget(memory, episode_starts[t])
+        before.append(memory.lstm_states)
+        observation, _ = policy.obs_to_tensor(map_observation(lambda array, t=t: array[t], observations))
+        step = policy(observation, memory, deterministic=True)
+        after.append(step.lstm_states)
+        chosen.append(step.actions)
+        for network, state in ((policy.acting_network, memory.lstm_states.pi), (policy.value_network, memory.lstm_states.vf)):
+            latents, _ = network.encoder.step(*network.encoder.inputs(observation, memory.previous_actions), state)
+            if network is policy.acting_network:
+                distributions.append(policy.acting_network.distribution(latents))
+            if network is policy.value_network:
+                values.append(policy.value_network.q_vectors(latents, taken[t]))
+        memory = Memory(step.lstm_states, encode_actions(taken[t], policy.action_space))
+
+    def stacked(states: list[RNNStates]) -> RNNStates:
+        pi, vf = (
+            tree_map(lambda *arrays: th.stack(arrays), *(getattr(each, part) for each in states)) for part in ("pi", "vf")
+        )
+        return RNNStates(pi, pi if states[0].vf is states[0].pi else vf)
+
+    would = th.stack(chosen).cpu().numpy().reshape(n_steps, n_envs, *policy.action_space.shape)  # type: ignore[misc]
+    return Trace(
+        stacked(before),
+        stacked(after),
+        policy.unscale_action(would),
+        {name: th.stack([each[name] for each in distributions]).cpu().numpy() for name in distributions[0]},
+        th.stack(values).cpu().numpy(),
+    )
