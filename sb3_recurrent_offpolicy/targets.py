@@ -33,11 +33,14 @@ def n_step_targets(
     :param rewards: (T, B)
     :param terminated: (T, B), 1 where the episode ended for good
     :param mask: (T, B), 1 = the step exists; ones come first in every row
-    :param next_values: (T, B), V(o_{t+1}) of the observation that follows each step
+    :param next_values: (T, B), V(o_{t+1}) of the observation that follows each step, or (T, B, n): n values of each, quantiles
+        of a distribution say
     :param gamma: discount factor per step
     :param n_steps: steps before the bootstrap; 1 is the usual temporal-difference target
-    :return: (T, B); meaningless where ``mask`` is 0
+    :return: the shape of ``next_values``; meaningless where ``mask`` is 0
     """
+    for _ in range(next_values.dim() - rewards.dim()):
+        rewards, terminated, mask = rewards.unsqueeze(-1), terminated.unsqueeze(-1), mask.unsqueeze(-1)
     discounts = gamma * (1.0 - terminated)
     targets = rewards + discounts * next_values
     # The first step of a row has no more than T - 1 steps behind it

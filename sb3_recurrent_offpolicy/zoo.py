@@ -21,6 +21,7 @@ from sb3_recurrent_offpolicy.ddpg import RecurrentDDPG
 from sb3_recurrent_offpolicy.r2d2 import R2D2
 from sb3_recurrent_offpolicy.sac import RecurrentSAC
 from sb3_recurrent_offpolicy.td3 import RecurrentTD3
+from sb3_recurrent_offpolicy.tqc import RecurrentTQC
 
 if TYPE_CHECKING:
     import optuna
@@ -30,6 +31,7 @@ ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
     "recurrent_ddpg": RecurrentDDPG,
     "recurrent_sac": RecurrentSAC,
     "recurrent_td3": RecurrentTD3,
+    "recurrent_tqc": RecurrentTQC,
 }
 
 _PACKAGE = Path(__file__).parent
@@ -127,6 +129,22 @@ def sample_recurrent_sac_params(
     return convert_recurrent_params(trial.params)
 
 
+def sample_recurrent_tqc_params(
+    trial: "optuna.Trial", n_actions: int, n_envs: int, additional_args: dict[str, Any]
+) -> dict[str, Any]:
+    """
+    Search space of RecurrentTQC for ``rl_zoo3.train -optimize``: that of RecurrentSAC, and how much of the top is dropped.
+
+    :param trial: the Optuna trial
+    :param n_actions: number of action dimensions
+    :param n_envs: number of environments
+    :param additional_args: what RL Zoo tells about hindsight replay, which recurrent replay excludes
+    :return: keyword arguments of the algorithm
+    """
+    trial.suggest_int("top_quantiles_to_drop_per_net", 0, 5)
+    return sample_recurrent_sac_params(trial, n_actions, n_envs, additional_args)
+
+
 def sample_r2d2_params(trial: "optuna.Trial", n_actions: int, n_envs: int, additional_args: dict[str, Any]) -> dict[str, Any]:
     """
     Search space of R2D2 for ``rl_zoo3.train -optimize``.
@@ -149,6 +167,7 @@ SEARCH_SPACES = {
     "recurrent_ddpg": sample_recurrent_td3_params,
     "recurrent_sac": sample_recurrent_sac_params,
     "recurrent_td3": sample_recurrent_td3_params,
+    "recurrent_tqc": sample_recurrent_tqc_params,
 }
 
 

@@ -10,7 +10,7 @@ from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
 from torch import nn
 
-from sb3_recurrent_offpolicy import R2D2, RecurrentSAC, RecurrentTD3
+from sb3_recurrent_offpolicy import R2D2, RecurrentSAC, RecurrentTD3, RecurrentTQC
 from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
 from sb3_recurrent_offpolicy.networks import HistoryEncoder
 from sb3_recurrent_offpolicy.type_aliases import CoreState
@@ -28,11 +28,13 @@ class Variant(NamedTuple):
 
 
 TD3, SAC, DISCRETE_SAC = Variant(RecurrentTD3), Variant(RecurrentSAC), Variant(RecurrentSAC, spaces.Discrete(4))
+TQC_VARIANT = Variant(RecurrentTQC)
 Q_LEARNING = Variant(R2D2, spaces.Discrete(4))
 ACTOR_CRITICS = [
     pytest.param(TD3, id="td3"),
     pytest.param(SAC, id="sac"),
     pytest.param(DISCRETE_SAC, id="discrete_sac"),
+    pytest.param(TQC_VARIANT, id="tqc"),
 ]
 VARIANTS = [*ACTOR_CRITICS, pytest.param(Q_LEARNING, id="r2d2")]
 
@@ -83,7 +85,8 @@ def losses(model: Any, samples: Any, monkeypatch: pytest.MonkeyPatch) -> SimpleN
         found[names[optimizer]] = found["losses"][names[optimizer]] = loss.item()
         found["gradients"] += [parameter.grad.clone() for parameter in parameters]
 
-    log_ent_coef = model.log_ent_coef.detach().clone() if hasattr(model, "log_ent_coef") else None
+    learned = getattr(model, "log_ent_coef", None)
+    log_ent_coef = None if learned is None else learned.detach().clone()
     with monkeypatch.context() as patch:
         patch.setattr(model, "_sample_sequences", lambda batch_size: samples)
         patch.setattr(model, "_minimize", record)

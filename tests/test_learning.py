@@ -12,7 +12,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.noise import NormalActionNoise
 
 from benchmarks.learning import run
-from sb3_recurrent_offpolicy import R2D2, RecurrentDDPG, RecurrentSAC, RecurrentTD3
+from sb3_recurrent_offpolicy import R2D2, RecurrentDDPG, RecurrentSAC, RecurrentTD3, RecurrentTQC
 from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
 from tests.envs import RandomEnv, RecallEnv
 from tests.recorder import ACTION_SPACE, OBSERVATION_SPACE
@@ -38,6 +38,7 @@ RECALL: dict[str, Any] = dict(
         (RecurrentSAC, 1.0, False),
         (RecurrentSAC, 1e4, False),
         (RecurrentSAC, 1e-4, True),
+        (RecurrentTQC, 1.0, False),
         (R2D2, 1.0, True),
     ],
 )
@@ -50,7 +51,7 @@ def test_recalls_the_first_observation(
     settings: dict[str, Any] = dict(learning_rate=1e-3) | ({} if algorithm is R2D2 else dict(tau=0.02))
     if algorithm is R2D2:
         settings |= dict(burn_in=0, target_update_interval=50, train_freq=1)
-    elif algorithm is not RecurrentSAC:
+    elif algorithm not in (RecurrentSAC, RecurrentTQC):
         settings["action_noise"] = NormalActionNoise(np.zeros(1), 0.2 * np.ones(1))
     model = algorithm("MlpLstmPolicy", env, **RECALL | settings).learn(3_000)
     test_env = make_vec_env(RecallEnv, 4, seed=99, env_kwargs=dict(discrete=discrete))
@@ -86,7 +87,7 @@ def test_the_actor_does_not_saturate(penalty: float | None, saturated: bool) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algo", ["recurrent_td3", "recurrent_ddpg", "recurrent_sac"])
+@pytest.mark.parametrize("algo", ["recurrent_td3", "recurrent_ddpg", "recurrent_sac", "recurrent_tqc"])
 def test_pendulum_without_velocity(algo: str, tmp_path: Path) -> None:
     """One seed of ``benchmarks.learning``, four minutes each; the committed results hold the others."""
     th.set_num_threads(1)

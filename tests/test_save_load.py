@@ -13,14 +13,14 @@ from stable_baselines3 import TD3
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.save_util import recursive_getattr, save_to_pkl
 
-from sb3_recurrent_offpolicy import R2D2, RecurrentDDPG, RecurrentSAC, RecurrentTD3
+from sb3_recurrent_offpolicy import R2D2, RecurrentDDPG, RecurrentSAC, RecurrentTD3, RecurrentTQC
 from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
 from tests.recorder import ACTION_SPACE, OBSERVATION_SPACE
 from tests.test_algorithm import KWARGS, model_on, noise, random_envs
 from tests.test_policies import observations, roll
 
 
-@pytest.mark.parametrize("algorithm", [RecurrentTD3, RecurrentDDPG, RecurrentSAC, R2D2])
+@pytest.mark.parametrize("algorithm", [RecurrentTD3, RecurrentDDPG, RecurrentSAC, RecurrentTQC, R2D2])
 @pytest.mark.parametrize("policy", ["MlpLstmPolicy", "MlpGruPolicy"])
 @pytest.mark.parametrize("policy_kwargs", [{}, dict(shared_lstm=True, enable_critic_lstm=False, n_lstm_layers=2)])
 def test_a_loaded_model_acts_and_learns_on(

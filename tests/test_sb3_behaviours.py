@@ -52,7 +52,7 @@ from stable_baselines3.common.vec_env import (
 )
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from sb3_recurrent_offpolicy import R2D2, RecurrentDDPG, RecurrentSAC, RecurrentTD3
+from sb3_recurrent_offpolicy import R2D2, RecurrentDDPG, RecurrentSAC, RecurrentTD3, RecurrentTQC
 from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
 from tests.envs import RandomEnv, RecallEnv
 
@@ -75,6 +75,7 @@ CASES = {
     "td3": Case(RecurrentTD3, BOX, "Pendulum-v1"),
     "ddpg": Case(RecurrentDDPG, BOX, "Pendulum-v1"),
     "sac": Case(RecurrentSAC, BOX, "Pendulum-v1"),
+    "tqc": Case(RecurrentTQC, BOX, "Pendulum-v1"),
     "discrete_sac": Case(RecurrentSAC, DISCRETE, "CartPole-v1"),
     "r2d2": Case(R2D2, DISCRETE, "CartPole-v1", dict(burn_in=2, target_update_interval=20)),
 }
@@ -757,7 +758,7 @@ def test_runs_repeat(case: Case) -> None:
 
 @each
 def test_no_warnings(case: Case, recwarn: pytest.WarningsRecorder) -> None:
-    """Learning once, on, and anew, and evaluating."""
+    """Learning once, on, and again, and evaluating."""
     model = model_of(case, random_envs(case, 2), buffer_size=100).learn(150)
     model.learn(50, reset_num_timesteps=False)
     model.learn(50)
@@ -1052,8 +1053,8 @@ def test_sde(case: Case, policy_kwargs: dict[str, Any]) -> None:
     again, _ = model.predict(some_observations(2), deterministic=False)
     np.testing.assert_array_equal(sampled, again)
     model.policy.reset_noise(2)
-    anew, _ = model.predict(some_observations(2), deterministic=False)
-    assert not np.array_equal(sampled, anew)
+    again, _ = model.predict(some_observations(2), deterministic=False)
+    assert not np.array_equal(sampled, again)
     np.testing.assert_array_equal(greedy(model), first)
     assert np.isfinite(evaluate_policy(model, model.get_env(), n_eval_episodes=2)[0])
 

@@ -9,7 +9,7 @@ import pytest
 from gymnasium import spaces
 from stable_baselines3.common.noise import NormalActionNoise
 
-from sb3_recurrent_offpolicy import R2D2, RecurrentDDPG, RecurrentSAC, RecurrentTD3
+from sb3_recurrent_offpolicy import R2D2, RecurrentDDPG, RecurrentSAC, RecurrentTD3, RecurrentTQC
 from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
 from tests.recorder import ACTION_SPACE
 from tests.test_algorithm import model_on, random_envs
@@ -40,6 +40,7 @@ OWN: dict[type[RecurrentOffPolicyAlgorithm], list[tuple[str, Any]]] = {
         *(("target_entropy", value) for value in (NAN, "auto_inf")),
         ("target_update_interval", 0.5),
     ],
+    RecurrentTQC: [("top_quantiles_to_drop_per_net", -1), ("ent_coef", NAN)],
     R2D2: [
         *(("exploration_initial_eps", value) for value in (5, -1, NAN)),
         *(("exploration_final_eps", value) for value in (5, -1)),

@@ -32,6 +32,7 @@ OURS = {
     "recurrent_ddpg": "PendulumFlicker-v0",
     "recurrent_sac": "PassiveTMaze-v0",
     "recurrent_td3": "HiddenWindReach-v0",
+    "recurrent_tqc": "PendulumVelocityOnly-v0",
 }
 FEW_UPDATES = ("n_envs:2", "learning_starts:50", "buffer_size:2000", "train_freq:8", "gradient_steps:1")
 SMALL = ("--num-threads", "1", "-params", *FEW_UPDATES)
@@ -232,8 +233,7 @@ def test_optimize_and_train_with_what_a_trial_found(algo: str, tmp_path: Path) -
 
 # RL Zoo tells 0 where actions are Discrete
 @pytest.mark.parametrize(
-    ("algo", "n_actions"),
-    [("recurrent_td3", 1), ("recurrent_ddpg", 1), ("recurrent_sac", 1), ("recurrent_sac", 0), ("r2d2", 0)],
+    ("algo", "n_actions"), [*((algo, 1) for algo in ALGORITHMS if algo != "r2d2"), ("recurrent_sac", 0), ("r2d2", 0)]
 )
 def test_the_search_space_makes_a_model(algo: str, n_actions: int) -> None:
     study = optuna.create_study()

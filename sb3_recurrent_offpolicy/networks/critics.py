@@ -47,7 +47,7 @@ class RecurrentCritic(SavedNetwork):
         """
         :param latents: (T, B, latent_dim)
         :param actions: actions as the replay buffer stores them: (T, B, action_dim)
-        :return: their value, by each head: (T, B)
+        :return: their value, by each head: (T, B); quantiles of it, (T, B, n_quantiles), where heads predict distributions
         """
         raise NotImplementedError
 
@@ -63,7 +63,7 @@ class RecurrentCritic(SavedNetwork):
         """
         :param latents: (..., latent_dim)
         :param actions: (..., action_dim)
-        :return: all that this network says of a step: the value of the action by each head, (..., n_critics)
+        :return: all that this network says of a step: the value of the action by each head, (..., n_critics), or all quantiles
         """
         return th.stack(self(latents, actions), dim=-1)
 
@@ -76,7 +76,7 @@ class RecurrentContinuousCritic(RecurrentCritic):
     :param net_arch: hidden layers of each head
     :param activation_fn: activation function
     :param n_critics: number of heads
-    :param n_outputs: number of outputs of each head; one is the value
+    :param n_quantiles: number of quantiles of the distribution that each head predicts; None: each predicts a value
     """
 
     def __init__(
@@ -85,15 +85,21 @@ class RecurrentContinuousCritic(RecurrentCritic):
         net_arch: list[int],
         activation_fn: type[nn.Module],
         n_critics: int,
-        n_outputs: int = 1,
+        n_quantiles: int | None = None,
     ):
         input_dim = encoder.latent_dim + get_action_dim(encoder.action_space)
-        super().__init__(encoder, input_dim, n_outputs, net_arch, activation_fn, n_critics)
-        self.n_outputs = n_outputs
+        super().__init__(encoder, input_dim, n_quantiles or 1, net_arch, activation_fn, n_critics)
+        self.n_quantiles = n_quantiles
 
     def forward(self, latents: th.Tensor, actions: th.Tensor) -> tuple[th.Tensor, ...]:
         inputs = th.cat([latents, actions], dim=-1)
-        return tuple(q_network(inputs).squeeze(-1) for q_network in self.q_networks)
+        outputs = tuple(q_network(inputs) for q_network in self.q_networks)
+        return tuple(output.squeeze(-1) for output in outputs) if self.n_quantiles is None else outputs
+
+    def q_vectors(self, latents: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        if self.n_quantiles is None:
+            return super().q_vectors(latents, actions)
+        return th.cat(self(latents, actions), dim=-1)
 
     def policy_values(self, latents: th.Tensor, policy: ActionLogProbs) -> tuple[th.Tensor, ...]:
         assert policy.actions is not None, "the values of all actions of a continuous space cannot be enumerated"
