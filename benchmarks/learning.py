@@ -243,7 +243,7 @@ def run(
     :param seed: of training
     :param settings: ``name=value`` in place of what the hyper-parameter file says
     :param folder: of the results
-    :param checkpoints: folder from which an interrupted run goes on; None to begin anew
+    :param checkpoints: folder from which an interrupted run goes on; None to start from the beginning
     """
     label = " ".join([algo, *settings])
     path = folder / env_id / f"{label.replace(' ', ',')}_{seed}.json"

@@ -4,6 +4,7 @@ import copy
 import pickle
 from typing import Any
 
+import cloudpickle
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -12,18 +13,19 @@ from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
-from sb3_recurrent_offpolicy import R2D2, RecurrentDDPG, RecurrentSAC, RecurrentTD3
+from sb3_recurrent_offpolicy import R2D2, RecurrentDDPG, RecurrentSAC, RecurrentTD3, RecurrentTQC
 from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
 from tests.envs import RandomEnv
 from tests.recorder import ACTION_SPACE, OBSERVATION_SPACE
 from tests.test_algorithm import model_on, noise, random_envs
 
-WITH_BOX_ACTIONS = [RecurrentTD3, RecurrentDDPG, RecurrentSAC]
+WITH_BOX_ACTIONS = [RecurrentTD3, RecurrentDDPG, RecurrentSAC, RecurrentTQC]
 ALGORITHMS: list[tuple[type[RecurrentOffPolicyAlgorithm], dict[str, Any]]] = [
     (RecurrentTD3, dict(action_noise=noise())),
     (RecurrentDDPG, {}),
     (RecurrentSAC, {}),
     (RecurrentSAC, dict(use_sde=True)),
+    (RecurrentTQC, {}),
     (RecurrentSAC, dict(env=spaces.Discrete(3))),
     (R2D2, dict(env=spaces.Discrete(3), burn_in=0)),
 ]
@@ -211,3 +213,37 @@ def test_going_on_after_an_exception_begins_an_episode(after_the_step: bool) -> 
     samples = buffer.sample(64)
     ends = samples.indices + samples.mask.sum(dim=0).int().numpy()
     assert not ((samples.indices <= 11) & (ends > 12)).any()
+
+
+@pytest.mark.parametrize(("algorithm", "kwargs"), ALGORITHMS)
+def test_what_acts_can_be_sent_to_another_process(
+    algorithm: type[RecurrentOffPolicyAlgorithm], kwargs: dict[str, Any]
+) -> None:
+    """A copy of it, and what it stages and commits, is all that collecting needs: the same actions, the same memory."""
+    model = make(algorithm, kwargs | dict(learning_starts=0)).learn(40)
+    sent = cloudpickle.loads(cloudpickle.dumps(model.behavior))
+    generator = np.random.default_rng(0)
+    starts = np.array([True, False])
+    for _ in range(5):
+        observations = generator.normal(size=(2, 2)).astype(np.float32)
+        acted = []
+        for behavior in (model.behavior, sent):
+            th.manual_seed(0)
+            np.random.seed(0)
+            acted.append(behavior.act(observations, starts)[0])
+            behavior.commit()
+        np.testing.assert_array_equal(*acted)
+        starts = generator.random(2) < 0.3
+    for a, b in zip(*(th.utils._pytree.tree_leaves(each.memory) for each in (model.behavior, sent)), strict=True):
+        assert th.equal(a, b)
+
+
+def test_a_step_is_committed_once() -> None:
+    model = make(RecurrentTD3, {})
+    before = model.behavior.memory
+    model.behavior.act(np.zeros((2, 2), dtype=np.float32), np.ones(2, dtype=bool))
+    assert model.behavior.memory is before, "staged only"
+    model.behavior.commit()
+    assert model.behavior.memory is not before
+    with pytest.raises(AssertionError, match="staged by act"):
+        model.behavior.commit()

@@ -6,6 +6,7 @@ import pytest
 import torch as th
 from torch import nn
 
+from sb3_recurrent_offpolicy import RecurrentTD3
 from sb3_recurrent_offpolicy.cores import GRUCore, LSTMCore, NoCore, RecurrentCore, check_core
 from sb3_recurrent_offpolicy.type_aliases import CoreState
 
@@ -128,3 +129,44 @@ def test_a_fused_call_is_made_once_per_unroll(monkeypatch: pytest.MonkeyPatch) -
     assert len(calls) == 1
     core.step(th.ones(3, 5), core.initial_state(3))
     assert len(calls) == 1, "acting does without the module"
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "expected"),
+    [
+        ({}, LSTMCore),
+        (dict(core="lstm"), LSTMCore),
+        (dict(core="gru"), GRUCore),
+        (dict(core=GRUCore), GRUCore),
+        (dict(core_class=GRUCore), GRUCore),
+        (dict(core="none"), NoCore),
+        (dict(core=Accumulator), Accumulator),
+    ],
+)
+@pytest.mark.parametrize("policy", ["MlpLstmPolicy", "MlpGruPolicy"])
+def test_a_core_is_named_or_given(policy: str, kwargs: dict[str, Any], expected: type[RecurrentCore]) -> None:
+    model = RecurrentTD3(policy, "Pendulum-v1", policy_kwargs=dict(lstm_hidden_size=4, net_arch=[4]) | kwargs)
+    if kwargs or policy == "MlpLstmPolicy":
+        assert type(model.actor.encoder.core) is expected
+    else:
+        assert type(model.actor.encoder.core) is GRUCore, "the name of the policy says so"
+
+
+def test_core_kwargs_by_both_names() -> None:
+    for name in ("core_kwargs", "lstm_kwargs"):
+        model: Any = RecurrentTD3("MlpLstmPolicy", "Pendulum-v1", policy_kwargs={"net_arch": [4], name: dict(bias=False)})
+        assert not model.actor.encoder.core.rnn.bias
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        (dict(core="lru"), r"core='lru' must be one of \['gru', 'lstm', 'none'\], or a subclass of RecurrentCore"),
+        (dict(core=nn.Linear), "must be one of"),
+        (dict(core="gru", core_class=GRUCore), "core='gru' and core_class=.*two names of one setting"),
+        (dict(core_kwargs={}, lstm_kwargs=dict(bias=False)), "core_kwargs={} and lstm_kwargs=.*two names of one setting"),
+    ],
+)
+def test_cores_that_do_not_exist(kwargs: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RecurrentTD3("MlpLstmPolicy", "Pendulum-v1", policy_kwargs=kwargs)

@@ -101,7 +101,7 @@ print(runpy.run_module("rl_zoo3.utils")["__name__"])
     assert printed.splitlines() == [RL_ZOO["rl_zoo3/utils.py"] + " False", "rl_zoo3.utils"]
 
 
-def test_reloading_registers_anew(site: Site) -> None:
+def test_reloading_registers_again(site: Site) -> None:
     printed = site.python("import importlib, rl_zoo3.utils\nimportlib.reload(rl_zoo3.utils)")
     assert printed.splitlines() == ["registered rl_zoo3.utils"] * 2
 

@@ -23,8 +23,8 @@ class Flicker(gym.ObservationWrapper[np.ndarray, Any, np.ndarray], gym.utils.Rec
     * ``mode="hold"``: o_s with s the last visible step up to t. The first observation is always visible, as there is none
       to hold; from t = 1 on both modes show the same steps
 
-    v_t has a random stream of its own, begun anew by ``reset(seed=...)``: which steps are visible does not depend on what the
-    environment draws, and the environment behaves as it does without the wrapper.
+    v_t has a random stream of its own, which ``reset(seed=...)`` starts again: which steps are visible does not depend on what
+    the environment draws, and the environment behaves as it does without the wrapper.
 
     :param env: environment with a Box of any shape as observation; "zeros" widens it where 0 lies outside
     :param period: every how many steps the observation is visible

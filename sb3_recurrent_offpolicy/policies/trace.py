@@ -35,6 +35,8 @@ def trace(policy: "RecurrentPolicy", observations: Any, actions: np.ndarray, epi
     n_steps, n_envs = episode_starts.shape
     stored_actions = policy.scale_action(np.asarray(actions)).reshape(n_steps, n_envs, -1)
     taken = th.as_tensor(stored_actions, device=policy.device)
+    if taken.is_floating_point():
+        taken = taken.float()
     memory = policy.initial_memory(n_envs)
     before, after, chosen, values = [], [], [], []
     distributions: list[dict[str, th.Tensor]] = []
@@ -45,12 +47,11 @@ def trace(policy: "RecurrentPolicy", observations: Any, actions: np.ndarray, epi
         step = policy(observation, memory, deterministic=True)
         after.append(step.lstm_states)
         chosen.append(step.actions)
-        for network, state in ((policy.acting_network, memory.lstm_states.pi), (policy.value_network, memory.lstm_states.vf)):
-            latents, _ = network.encoder.step(*network.encoder.inputs(observation, memory.previous_actions), state)
-            if network is policy.acting_network:
-                distributions.append(policy.acting_network.distribution(latents))
-            if network is policy.value_network:
-                values.append(policy.value_network.q_vectors(latents, taken[t]))
+        acting, valuing = policy.acting_network, policy.value_network
+        latents, _ = acting.encoder.step(*acting.encoder.inputs(observation, memory.previous_actions), memory.lstm_states.pi)
+        distributions.append(acting.distribution(latents))
+        latents, _ = valuing.encoder.step(*valuing.encoder.inputs(observation, memory.previous_actions), memory.lstm_states.vf)
+        values.append(valuing.q_vectors(latents, taken[t]))
         memory = Memory(step.lstm_states, encode_actions(taken[t], policy.action_space))
 
     def stacked(states: list[RNNStates]) -> RNNStates:

@@ -1,0 +1,292 @@
+"""Several rings behind one sampler: stretches added at once, environments at their own pace, recorded episodes."""
+
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_recurrent_offpolicy import R2D2, RecurrentSAC, RecurrentTD3
+from sb3_recurrent_offpolicy.buffers import RecurrentSequenceReplayBuffer
+from sb3_recurrent_offpolicy.sequences import concatenate
+from sb3_recurrent_offpolicy.type_aliases import RNNStates, Stretch
+from tests.envs import RandomEnv
+from tests.recorder import ACTION_SPACE, CONTINUES, RESETS, TERMINATES, TRUNCATES, Recorder, make_buffer
+from tests.test_algorithm import model_on, random_envs
+
+ENDINGS = st.sampled_from([CONTINUES] * 8 + [TERMINATES, TRUNCATES, RESETS])
+
+
+def stretch_of(recorder: Recorder, first: int, offsets: np.ndarray) -> Stretch:
+    """What a recorder has written down from a time on, as steps to be added at once."""
+    history = [env[first:] for env in recorder.history]
+
+    def field(name: str) -> np.ndarray:
+        return np.stack([np.stack([np.asarray(getattr(step, name)) for step in env]) for env in history], axis=1)
+
+    finals = {
+        (t, env): history[env][t].next_observation
+        for env in range(len(history))
+        for t in range(len(history[env]) - 1)
+        if history[env][t + 1].starts
+    }
+    states = [recorder.as_states(field("state")[t]) for t in offsets]
+    parts = [
+        tuple(th.stack(arrays) for arrays in zip(*(getattr(each, part) for each in states), strict=True)) if states else ()
+        for part in ("pi", "vf")
+    ]
+    if not states:
+        one = recorder.as_states(field("state")[0])
+        parts = [tuple(array.new_zeros(0, *array.shape) for array in part) for part in one]
+    return Stretch(
+        observations=field("observation"),
+        next_observations=np.stack([env[-1].next_observation for env in history]),
+        final_observations=finals,
+        actions=field("action"),
+        rewards=field("reward"),
+        terminated=field("terminated"),
+        episode_starts=field("starts"),
+        lstm_states=RNNStates(*parts),
+    )
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_a_stretch_is_what_its_steps_are_one_by_one(data: Any) -> None:
+    """Random lengths, episode ends, seams and wraps: the same ring, array by array, and the same next step."""
+    stride = data.draw(st.integers(1, 3))
+    n_envs, n_rows = data.draw(st.integers(1, 3)), data.draw(st.integers(13, 25))
+    kwargs: dict[str, Any] = dict(sequence_length=3 * stride, stride=stride, burn_in=data.draw(st.integers(0, 3)))
+    kwargs |= dict(
+        state_init=data.draw(st.sampled_from(["stored", "zero"])), priority_alpha=data.draw(st.sampled_from([0.0, 0.7]))
+    )
+    single, at_once = (make_buffer(n_rows * n_envs, n_envs, **kwargs) for _ in range(2))
+    recorder = Recorder(single)
+    for _ in range(data.draw(st.integers(1, 4))):
+        first = len(recorder.history[0])
+        for _ in range(data.draw(st.integers(1, n_rows))):
+            recorder.add([data.draw(ENDINGS) for _ in range(n_envs)])
+        n_steps = len(recorder.history[0]) - first
+        at_once.extend(stretch_of(recorder, first, at_once.rings[0].state_offsets(n_steps)))
+        a, b = single.rings[0], at_once.rings[0]
+        assert (single.pos, single.full, a.n_added) == (at_once.pos, at_once.full, b.n_added)
+        assert a.max_episode_length() == b.max_episode_length()
+        for name in ("observations", "actions", "rewards", "terminated", "episode_steps", "states", "next_episode_steps"):
+            np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+        assert a.final_observations.keys() == b.final_observations.keys()
+        recorder.buffer = at_once
+        recorder.check(at_once.sample(8)) if kwargs["priority_alpha"] == 0 else at_once.sample(8)
+        recorder.buffer = single
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_sequences_of_rings_at_their_own_pace_equal_the_record(data: Any) -> None:
+    """One batch holds rows of all rings; each is checked against what its own ring was given."""
+    burn_in, sequence_length = data.draw(st.integers(0, 4)), data.draw(st.sampled_from([4, None]))
+    if sequence_length is None:
+        burn_in = 0
+    kwargs: dict[str, Any] = dict(sequence_length=sequence_length, burn_in=burn_in, stride=2)
+    sizes = data.draw(st.lists(st.integers(1, 3), min_size=2, max_size=3))
+    buffer = make_buffer(30 * sizes[0], sizes[0], seed=data.draw(st.integers(0, 1000)), **kwargs)
+    # Each ring's record is kept by a buffer of its own
+    recorders = [Recorder(make_buffer(30 * n_envs, n_envs, **kwargs)) for n_envs in sizes]
+    for n_envs in sizes[1:]:
+        buffer.add_ring(n_envs, n_rows=30)
+    for _ in range(data.draw(st.integers(1, 8))):
+        index = data.draw(st.integers(0, len(sizes) - 1))
+        recorder = recorders[index]
+        first = len(recorder.history[0])
+        for _ in range(data.draw(st.integers(1, 12))):
+            recorder.add([data.draw(ENDINGS) for _ in range(sizes[index])])
+        n_steps = len(recorder.history[0]) - first
+        buffer.extend(stretch_of(recorder, first, buffer.rings[index].state_offsets(n_steps)), index)
+
+    samples = buffer.sample(data.draw(st.integers(1, 30)))
+    for index, recorder in enumerate(recorders):
+        rows = np.flatnonzero(samples.rings == index)
+        if len(rows) > 0:
+            recorder.check(rows_of(samples, rows))
+    n_burn_in = 0 if samples.burn_in is None else samples.burn_in.previous_actions.shape[1]
+    assert (samples.indices[:n_burn_in] >= 0).all() and n_burn_in <= len(samples.indices)
+
+
+def rows_of(samples: Any, rows: np.ndarray) -> Any:
+    """Some rows of a batch, those with burn-in still first."""
+    columns = th.as_tensor(rows)
+    n_burn_in = 0 if samples.burn_in is None else samples.burn_in.previous_actions.shape[1]
+    prefixed = columns[columns < n_burn_in]
+    burn_in = samples.burn_in
+    if burn_in is not None:
+        burn_in = type(burn_in)(burn_in.observations[:, prefixed], burn_in.previous_actions[:, prefixed])
+    return samples._replace(
+        **{
+            name: getattr(samples, name)[:, columns]
+            for name in ("observations", "previous_actions", "actions", "rewards", "terminated", "mask")
+        },
+        initial_states=th.utils._pytree.tree_map(lambda array: array[:, columns], samples.initial_states),
+        burn_in=burn_in if len(prefixed) > 0 else None,
+        weights=samples.weights[columns],
+        rings=samples.rings[rows],
+        indices=samples.indices[rows],
+    )
+
+
+def filled_rings(priority_alpha: float = 0.0, n_steps: tuple[int, int] = (50, 150)) -> RecurrentSequenceReplayBuffer:
+    buffer = make_buffer(400, 2, sequence_length=4, stride=2, priority_alpha=priority_alpha)
+    buffer.add_ring(1)
+    for index, (n_envs, length) in enumerate(zip((2, 1), n_steps, strict=True)):
+        recorder = Recorder(make_buffer(200 * n_envs, n_envs, sequence_length=4, stride=2))
+        for _ in range(length):
+            recorder.add([CONTINUES] * n_envs)
+        buffer.extend(stretch_of(recorder, 0, buffer.rings[index].state_offsets(length)), index)
+    return buffer
+
+
+def test_rings_are_drawn_from_in_proportion_to_their_steps() -> None:
+    buffer = filled_rings()
+    drawn = np.concatenate([buffer.sample(100).rings for _ in range(100)])
+    assert np.mean(drawn == 1) == pytest.approx(150 / (2 * 50 + 150), abs=0.02)
+
+
+def test_priorities_are_compared_across_rings() -> None:
+    buffer = filled_rings(priority_alpha=1.0, n_steps=(100, 100))
+    for _ in range(40):
+        samples = buffer.sample(64)
+        errors = th.where(th.as_tensor(samples.rings == 1), 8.0, 1.0).expand(samples.mask.shape)
+        buffer.update_priorities(samples, errors)
+    drawn = np.concatenate([buffer.sample(100).rings for _ in range(50)])
+    # One environment of errors 8 against two of errors 1
+    assert np.mean(drawn == 1) == pytest.approx(8 / (8 + 2), abs=0.03)
+    copy = pickle.loads(pickle.dumps(buffer))
+    np.testing.assert_array_equal(copy.sample(32).indices, buffer.sample(32).indices)
+
+
+def test_refreshed_states_go_back_to_their_rings() -> None:
+    buffer = make_buffer(100, sequence_length=4, stride=2, burn_in=2, refresh_states=True)
+    buffer.add_ring(2, n_rows=50)
+    for index, n_envs in enumerate((1, 2)):
+        recorder = Recorder(make_buffer(50 * n_envs, n_envs, sequence_length=4, stride=2))
+        for _ in range(40):
+            recorder.add([CONTINUES] * n_envs)
+        buffer.extend(stretch_of(recorder, 0, buffer.rings[index].state_offsets(40)), index)
+    samples: Any = buffer.sample(40)
+    n_rows = samples.burn_in.previous_actions.shape[1]
+    marks = th.arange(1.0, n_rows + 1)
+    states = th.utils._pytree.tree_map(
+        lambda array: marks[None, :, None].expand(array.shape[0], n_rows, array.shape[2]), samples.initial_states
+    )
+    buffer.write_states(samples, states)
+    times = samples.indices[:n_rows] // np.array([1, 2])[samples.rings[:n_rows]]
+    envs = samples.indices[:n_rows] % np.array([1, 2])[samples.rings[:n_rows]]
+    on_lattice = times % 2 == 0
+    found = buffer.stored_states(samples.rings[:n_rows][on_lattice], times[on_lattice], envs[on_lattice])
+    written = {(r, t, e): m for r, t, e, m in zip(samples.rings, times, envs, marks.tolist(), strict=False)}
+    keys = list(zip(samples.rings[:n_rows][on_lattice], times[on_lattice], envs[on_lattice], strict=True))
+    np.testing.assert_array_equal(found.pi[0][0, :, 0], [written[key] for key in keys])
+
+
+def test_batches_of_dict_observations_and_different_lengths_are_joined() -> None:
+    def batch(n_steps: int, n_rows: int, index: int) -> Any:
+        space = spaces.Dict({"a": spaces.Box(-1, 1, (2,)), "b": spaces.Discrete(3)})
+        buffer = RecurrentSequenceReplayBuffer(100, space, ACTION_SPACE, device="cpu", sequence_length=None, seed=0)
+        states = RNNStates((th.zeros(1, 1, 2),), (th.zeros(1, 1, 3),))
+        observation = {"a": np.full((1, 2), index), "b": np.array([index])}
+        for t in range(n_steps):
+            start = np.array([t == 0])
+            buffer.add(observation, observation, np.zeros((1, 3)), np.ones(1), np.zeros(1), [{}], start, states)
+        return buffer.sample(n_rows)
+
+    joined = concatenate([batch(3, 2, 1), batch(7, 4, 2)])
+    assert joined.mask.shape == (7, 6) and joined.observations["a"].shape == (8, 6, 2)  # type: ignore[index]
+    assert joined.mask.sum(dim=0).tolist() == [3, 3, 7, 7, 7, 7]
+    assert joined.observations["b"][0].flatten().tolist() == [1, 1, 2, 2, 2, 2]  # type: ignore[index]
+    assert joined.initial_states.vf[0].shape == (1, 6, 3)
+
+
+# ------------------------------------------------------------ recorded episodes
+
+
+@pytest.mark.parametrize("n_envs", [1, 2])
+@pytest.mark.parametrize("terminated", [True, False])
+@pytest.mark.parametrize("algorithm", [RecurrentTD3, RecurrentSAC, R2D2])
+def test_recorded_episodes_are_replayed_with_the_states_of_the_policy(algorithm: Any, terminated: bool, n_envs: int) -> None:
+    action_space = spaces.Discrete(3) if algorithm is R2D2 else spaces.Box(-2.0, 6.0, (1, 3), np.float32)
+    model: Any = model_on(random_envs(n_envs, action_space=action_space), algorithm, burn_in=0, gradient_steps=0)
+    generator = np.random.default_rng(0)
+    observations = generator.normal(size=(11, 2)).astype(np.float32)
+    actions = np.array([action_space.sample() for _ in range(10)])
+    rewards = generator.normal(size=10)
+    model.add_episode(observations, actions, rewards, terminated)
+    samples = model.replay_buffer.sample(64)
+    assert (samples.rings == 1).all()
+    stored = model.replay_buffer.rings[1]
+    assert stored.n_added == 10 and bool(stored.terminated[9, 0]) == terminated and not stored.terminated[:9].any()
+    np.testing.assert_allclose(stored.rewards[:10, 0], rewards, rtol=1e-6)
+    np.testing.assert_allclose(model.policy.unscale_action(stored.actions[:10, 0].reshape(actions.shape)), actions, atol=1e-6)
+
+    state, starts = None, np.ones(1, dtype=bool)
+    for t in range(10):
+        if t % stored.stride == 0 and t > 0:
+            assert state is not None
+            kept = model.replay_buffer.stored_states(np.array([1]), np.array([t]), np.array([0])).pi
+            for array, expected in zip(kept, state[:-1], strict=True):
+                np.testing.assert_allclose(array, expected, atol=1e-6)
+        _, state = model.predict(observations[t][None], state, starts, deterministic=True)
+        # What was done is remembered, not what this policy would do
+        taken = model.policy.scale_action(actions[t][None]).reshape(1, -1)
+        done = np.eye(3)[actions[t]][None] if algorithm is R2D2 else taken
+        state, starts = (*state[:-1], done[None].astype(np.float32)), np.zeros(1, dtype=bool)
+
+    # The model's own experience does not overwrite it, and is replayed beside it
+    model.gradient_steps = 1
+    model.learn(200)
+    assert stored.n_added == 10 and {0, 1} <= set(np.unique(model.replay_buffer.sample(512).rings))
+    assert model._n_updates > 0
+
+
+def test_recorded_images_and_normalised_observations() -> None:
+    image = spaces.Box(0, 255, (36, 36, 1), np.uint8)
+    env = make_vec_env(lambda: RandomEnv(image, ACTION_SPACE), 1)
+    model = RecurrentTD3("CnnLstmPolicy", env, buffer_size=100, policy_kwargs=dict(lstm_hidden_size=4, net_arch=[4]))
+    frames = np.stack([image.sample() for _ in range(5)])
+    model.add_episode(frames, np.zeros((4, 3)), np.zeros(4), True)
+    np.testing.assert_array_equal(model.replay_buffer.rings[1].observations[:4, 0, 0], frames[:4, :, :, 0])
+
+    normal = VecNormalize(random_envs(1), norm_reward=False)
+    statistics: Any = normal.obs_rms
+    statistics.mean[:], statistics.var[:] = 3.0, 4.0
+    model = model_on(normal)
+    observations = np.random.default_rng(0).normal(3, 2, size=(9, 2)).astype(np.float32)
+    model.add_episode(observations, np.zeros((8, 3)), np.zeros(8), False)
+    np.testing.assert_array_equal(model.replay_buffer.rings[1].observations[:8, 0], observations[:8])
+    expected = model.policy.trace(
+        normal.normalize_obs(observations[:8, None]), np.zeros((8, 1, 3)), np.arange(8)[:, None] == 0
+    )
+    kept = model.replay_buffer.stored_states(np.array([1]), np.array([4]), np.array([0]))
+    for array, trace in zip(kept.vf, expected.lstm_states.vf, strict=True):
+        th.testing.assert_close(array, trace[4])
+
+
+def test_what_is_no_episode() -> None:
+    model = model_on(random_envs(1))
+    zeros = np.zeros((5, 2), dtype=np.float32)
+    for observations, actions, rewards in (
+        (zeros, np.zeros((5, 3)), np.zeros(5)),
+        (zeros, np.zeros((3, 3)), np.zeros(4)),
+        (zeros[:1], np.zeros((0, 3)), np.zeros(0)),
+    ):
+        with pytest.raises(ValueError, match=r"rewards=\d steps, actions=\d, observations=\[\d\]: an episode has"):
+            model.add_episode(observations, actions, rewards, False)
+    with pytest.raises(ValueError, match="not finite"):
+        model.add_episode(zeros, np.zeros((4, 3)), np.array([0, np.nan, 0, 0]), False)
+    long = 1_001
+    with pytest.raises(ValueError, match="1001 steps are more than the 1000"):
+        model.add_episode(np.zeros((long + 1, 2)), np.zeros((long, 3)), np.zeros(long), False)
+    assert all(ring.n_added == 0 for ring in model.replay_buffer.rings)
