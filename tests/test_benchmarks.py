@@ -10,7 +10,9 @@ import yaml
 from stable_baselines3 import TD3
 
 from benchmarks.ablations import STUDIES, variations
+from benchmarks.checkouts import compare
 from benchmarks.learning import MEMORYLESS, OTHERS, TUNED_FOR, make_model, run, score, scores, set_entry, stated_hyperparams
+from benchmarks.one_checkout import arrays
 from benchmarks.tasks import TASKS, assert_state_is_hidden
 from sb3_recurrent_offpolicy.zoo import ALGORITHMS, HYPERPARAMS
 
@@ -138,3 +140,25 @@ def test_interrupted_runs_go_on(algo: str, normalize: bool, tmp_path: Path, monk
     # The third point is reached twice, once by each of the two runs
     assert seen[2][0] == seen[3][0] and seen[3][1] >= seen[1][1] > 0
     assert not any((tmp_path / "checkpoints").glob("*/*"))
+
+
+def test_comparison_of_checkouts_notices_what_differs() -> None:
+    def trained(weight: float, reward: float) -> dict[str, dict[str, np.ndarray]]:
+        return {"parameters": {"weight": np.array([1.0, weight])}, "replay": {"rewards": np.array([reward])}}
+
+    same = trained(0.0, 1.0)
+    assert compare(same, trained(0.0, 1.0)).startswith("equal") and compare(same, same | {"replay": {}}).startswith("equal")
+    assert "by up to 1e-09 (weight)" in compare(same, trained(1e-9, 1.0))
+    assert "by up to 0 (weight)" in compare(same, trained(-0.0, 1.0))
+    assert "by up to nan (rewards)" in compare(same, trained(0.0, np.nan))
+    assert "only one has" in compare(same, same | {"parameters": {}})
+
+
+def test_comparison_of_checkouts_finds_replayed_arrays_wherever_they_lie() -> None:
+    class Part:
+        __module__ = "sb3_recurrent_offpolicy.anywhere"
+
+    outer, inner = Part(), Part()
+    inner.__dict__ |= {"_rewards": np.ones(2), "whole": outer}
+    outer.__dict__ |= {"part": inner, "rings": [{"actions": np.zeros(3)}], "weights": np.zeros(1)}
+    assert {name: array.shape for name, array in arrays(outer).items()} == {"rewards": (2,), "actions": (3,)}
