@@ -13,7 +13,6 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch as th
-from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
@@ -26,7 +25,7 @@ from sb3_recurrent_offpolicy.buffers import RecurrentSequenceReplayBuffer
 from sb3_recurrent_offpolicy.checks import check_actions, check_integers, check_numbers, check_positive
 from sb3_recurrent_offpolicy.diagnostics import state_staleness
 from sb3_recurrent_offpolicy.persistence import SavedAlgorithm
-from sb3_recurrent_offpolicy.policies import POLICY_NAMES, RecurrentPolicy
+from sb3_recurrent_offpolicy.policies import POLICY_NAMES, RecurrentPolicy, check_policy_name, named_policy_kwargs
 from sb3_recurrent_offpolicy.recorded import episode_as_stretch
 from sb3_recurrent_offpolicy.rewards import RewardNormalizer
 from sb3_recurrent_offpolicy.settings import RecurrentSettings, signature_with_settings
@@ -117,12 +116,7 @@ class RecurrentOffPolicyAlgorithm(SavedAlgorithm):
         if own:
             raise ValueError(f"replay_buffer_kwargs has {sorted(own)}: pass them to {type(self).__name__} itself")
         # SB3 and we add to them; the user's may serve another model next
-        policy_kwargs = copy.deepcopy(policy_kwargs or {})
-        if isinstance(policy, str):
-            named = POLICY_NAMES.get(policy, {})
-            if "core_class" in policy_kwargs:
-                named = {name: value for name, value in named.items() if name != "core"}
-            policy_kwargs = named | policy_kwargs
+        policy_kwargs = named_policy_kwargs(policy, copy.deepcopy(policy_kwargs or {}))
         super().__init__(
             policy=policy,
             env=env,
@@ -133,15 +127,8 @@ class RecurrentOffPolicyAlgorithm(SavedAlgorithm):
             support_multi_env=True,
             **kwargs,
         )
-        if (
-            isinstance(policy, str)
-            and self.env is not None
-            and policy.startswith("MultiInput") != isinstance(self.observation_space, spaces.Dict)
-        ):
-            raise ValueError(
-                f"policy='{policy}' does not fit the observation space {self.observation_space}: MultiInputLstmPolicy and "
-                "MultiInputGruPolicy are for Dict spaces, and for nothing else"
-            )
+        if self.env is not None:
+            check_policy_name(policy, self.observation_space)
         for name, value in settings.items():
             setattr(self, name, value)
         self.n_steps = n_steps

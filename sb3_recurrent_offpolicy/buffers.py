@@ -9,12 +9,13 @@ from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 from torch.utils._pytree import tree_map
 
-from sb3_recurrent_offpolicy.checks import check_integers, check_numbers
-from sb3_recurrent_offpolicy.priorities import WindowPriorities, draw_windows
+from sb3_recurrent_offpolicy.checks import check_lattice, check_priorities, check_room, check_sequences
+from sb3_recurrent_offpolicy.drawing import draw_by_priority, draw_episodes, draw_uniformly, keep
+from sb3_recurrent_offpolicy.priorities import WindowPriorities
 from sb3_recurrent_offpolicy.sequences import SequenceReader, concatenate
 from sb3_recurrent_offpolicy.storage import StepLayout, StepRing
 from sb3_recurrent_offpolicy.type_aliases import RecurrentSequenceSamples, RNNStates, Stretch
-from sb3_recurrent_offpolicy.windows import Pieces, WindowLattice, cut_windows, default_stride, whole_episodes
+from sb3_recurrent_offpolicy.windows import WindowLattice, default_stride
 
 # Windows drawn for a batch, at the least. Of one window that yields two pieces a batch of one keeps one: steps near an episode
 # start would be trained on less often than others
@@ -92,50 +93,11 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
         refresh_states: bool = False,
         seed: int | None = None,
     ):
-        check_integers(1, buffer_size=buffer_size)
-        if sequence_length is not None:
-            check_integers(1, sequence_length=sequence_length)
-        check_integers(0, burn_in=burn_in)
-        if burn_in > (sequence_length or 0):
-            raise ValueError(
-                f"burn_in={burn_in} must not exceed sequence_length={sequence_length}: "
-                + (
-                    "whole episodes begin with zero memory and need none, use burn_in=0"
-                    if sequence_length is None
-                    else "raise sequence_length or lower burn_in"
-                )
-            )
-        if state_init not in ("stored", "zero"):
-            raise ValueError(f"state_init={state_init!r} must be 'stored' or 'zero'")
-        if stride is None:
-            stride = default_stride(sequence_length)
-        check_integers(1, stride=stride)
-        if (sequence_length or stride) % stride != 0:
-            raise ValueError(
-                f"stride={stride} must be a divisor of sequence_length={sequence_length}, "
-                "or some steps would be trained on more often than others; leave it None for a sensible default"
-            )
-        check_numbers(0, priority_alpha=priority_alpha)
-        check_numbers(0, 1, priority_eta=priority_eta, importance_beta=importance_beta)
-        if priority_alpha > 0 and sequence_length is None:
-            raise ValueError(
-                f"priority_alpha={priority_alpha} ranks windows of equal length, sequence_length=None replays whole episodes: "
-                "choose a sequence_length, or priority_alpha=0"
-            )
-        if refresh_states and (state_init != "stored" or burn_in == 0 or burn_in % stride != 0):
-            raise ValueError(
-                f"refresh_states={refresh_states} writes the states that burn-in leads to back to where states are stored. "
-                f"With state_init={state_init!r}, burn_in={burn_in} and stride={stride} it cannot: use state_init='stored' "
-                "and a burn_in that is a positive multiple of stride"
-            )
-        n_rows, needed = buffer_size // n_envs, burn_in + (sequence_length or stride) + 1
-        # 1 is what those ask for who only want to predict
-        if buffer_size > 1 and n_rows < needed:
-            raise ValueError(
-                f"buffer_size={buffer_size} keeps {n_rows} steps for each of {n_envs} environment(s), fewer than one sequence "
-                f"with its burn-in and the step before it ({needed}): raise buffer_size to {needed * n_envs} or more, or "
-                "shorten sequence_length; 1 makes a buffer for a model that only predicts"
-            )
+        check_sequences(sequence_length, burn_in, state_init)
+        stride = default_stride(sequence_length) if stride is None else stride
+        check_lattice(sequence_length, burn_in, state_init, stride, refresh_states)
+        check_priorities(sequence_length, priority_alpha, priority_eta, importance_beta)
+        check_room(buffer_size, n_envs, burn_in + (sequence_length or stride) + 1)
         self.sequence_length = sequence_length
         self.burn_in = burn_in
         self.priority_alpha = priority_alpha
@@ -144,7 +106,7 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
         self.refresh_states = refresh_states
         self._lattice = WindowLattice(sequence_length or stride, burn_in, stride)
         # The arrays of ReplayBuffer are not wanted: they hold every observation twice
-        BaseBuffer.__init__(self, max(n_rows, 1), observation_space, action_space, device, n_envs=n_envs)
+        BaseBuffer.__init__(self, max(buffer_size // n_envs, 1), observation_space, action_space, device, n_envs=n_envs)
         self.optimize_memory_usage = optimize_memory_usage
         self.handle_timeout_termination = handle_timeout_termination
         self.state_init = state_init
@@ -271,69 +233,21 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
         :return: a time-major batch, no longer than its longest row
         :raises ValueError: if nothing has been added yet
         """
-        filled = [index for index, ring in enumerate(self.rings) if ring.n_added > 0]
+        filled = {index: ring for index, ring in enumerate(self.rings) if ring.n_added > 0}
         if not filled:
             raise ValueError("The replay buffer is empty: add steps before sampling (raise learning_starts)")
+        n_windows = max(batch_size, FEWEST_WINDOWS)
         if self.sequence_length is None:
-            pieces = self._draw_episodes(batch_size, filled)
-        else:
+            drawn = draw_episodes(self._generator, filled, batch_size)
+        elif self._priorities:
             beta = self.importance_beta if importance_beta is None else importance_beta
-            pieces = self._draw_windows(max(batch_size, FEWEST_WINDOWS), filled, beta)
-        # A window yields a piece or more: as many as asked for are kept, whichever
-        ends = np.cumsum([len(each.begins) for _, each in pieces])
-        kept = np.arange(ends[-1]) if self.sequence_length is None else self._generator.permutation(ends[-1])[:batch_size]
-        batches = []
-        for (ring, each), end in zip(pieces, ends, strict=True):
-            own = kept[(kept >= end - len(each.begins)) & (kept < end)] - (end - len(each.begins))
-            if len(own) > 0:
-                each = each.select(own)
-                # Rows with a burn-in prefix come first, so that a slice selects them
-                each = each.select(np.argsort(~each.burn_in, kind="stable"))
-                batches.append(self._reader.read(self.rings[ring], ring, each, env))
-        return batches[0] if len(batches) == 1 else concatenate(batches)
-
-    def _rings_of(self, size: int, filled: list[int], n_choices: list[int]) -> list[tuple[int, int]]:
-        """How many of ``size`` draws fall to each of the filled rings, in proportion to what there is to choose in it."""
-        if len(filled) == 1:
-            return [(filled[0], size)]
-        counts = self._generator.multinomial(size, np.array(n_choices) / sum(n_choices))
-        return [(ring, count) for ring, count in zip(filled, counts.tolist(), strict=True) if count > 0]
-
-    def _draw_episodes(self, batch_size: int, filled: list[int]) -> list[tuple[int, Pieces]]:
-        """The episodes of steps drawn uniformly."""
-        n_steps = [(self.rings[i].n_added - self.rings[i].first_usable()) * self.rings[i].n_envs for i in filled]
-        pieces = []
-        for index, size in self._rings_of(batch_size, filled, n_steps):
-            ring = self.rings[index]
-            times = self._generator.integers(ring.first_usable(), ring.n_added, size=size)
-            pieces.append((index, whole_episodes(ring, times, self._generator.integers(ring.n_envs, size=size))))
-        return pieces
-
-    def _draw_windows(self, n_windows: int, filled: list[int], beta: float) -> list[tuple[int, Pieces]]:
-        """Windows of the recorded time, cut at episode starts."""
-        assert self.sequence_length is not None
-        drawn: list[tuple[int, np.ndarray, np.ndarray, np.ndarray]] = []
-        bounds = {index: (self.rings[index].first_usable(), self.rings[index].n_added) for index in filled}
-        if not self._priorities:
-            touching = {index: self._lattice.touching(*bounds[index]) for index in filled}
-            n_choices = [(touching[index][1] - touching[index][0]) * self.rings[index].n_envs for index in filled]
-            for index, size in self._rings_of(n_windows, filled, n_choices):
-                points = self._generator.integers(*touching[index], size=size)
-                envs = self._generator.integers(self.rings[index].n_envs, size=size)
-                drawn.append((index, points, envs, np.ones(size, dtype=np.float32)))
+            windows = draw_by_priority(self._generator, filled, n_windows, self._priorities, beta, self.burn_in)
+            drawn = keep(self._generator, windows, batch_size)
         else:
-            live = [self._priorities[index].live_weights(*bounds[index]) for index in filled]
-            rings, points, envs, relative = draw_windows(self._generator, n_windows, [weights for _, weights in live])
-            importance = relative**-beta
-            importance = (importance / importance.max()).astype(np.float32)
-            for position, (index, (low, _)) in enumerate(zip(filled, live, strict=True)):
-                own = rings == position
-                drawn.append((index, low + points[own], envs[own], importance[own]))
-        return [
-            (index, cut_windows(self.rings[index], self._lattice.begins(points), envs, w, self.sequence_length, self.burn_in))
-            for index, points, envs, w in drawn
-            if len(points) > 0
-        ]
+            windows = draw_uniformly(self._generator, filled, n_windows, self._lattice, self.burn_in)
+            drawn = keep(self._generator, windows, batch_size)
+        batches = [self._reader.read(filled[index], index, pieces, env) for index, pieces in drawn]
+        return batches[0] if len(batches) == 1 else concatenate(batches)
 
     # ------------------------------------------------------- what was learned
 

@@ -62,6 +62,82 @@ def check_actions(space: spaces.Space, action_noise: Any) -> None:
         raise ValueError(f"action_space={space} must start at 0: use gymnasium.wrappers.TransformAction to shift it")
 
 
+def check_sequences(sequence_length: Any, burn_in: Any, state_init: Any) -> None:
+    """
+    :param sequence_length: steps per sequence, or None for whole episodes
+    :param burn_in: steps before a sequence
+    :param state_init: with which memory a sequence begins
+    :raises ValueError: if they are impossible
+    """
+    if sequence_length is not None:
+        check_integers(1, sequence_length=sequence_length)
+    check_integers(0, burn_in=burn_in)
+    if burn_in > (sequence_length or 0):
+        remedy = "raise sequence_length or lower burn_in"
+        if sequence_length is None:
+            remedy = "whole episodes begin with zero memory and need none, use burn_in=0"
+        raise ValueError(f"burn_in={burn_in} must not exceed sequence_length={sequence_length}: {remedy}")
+    if state_init not in ("stored", "zero"):
+        raise ValueError(f"state_init={state_init!r} must be 'stored' or 'zero'")
+
+
+def check_lattice(sequence_length: int | None, burn_in: int, state_init: str, stride: Any, refresh_states: bool) -> None:
+    """
+    :param sequence_length: steps per sequence, or None for whole episodes
+    :param burn_in: steps before a sequence
+    :param state_init: with which memory a sequence begins
+    :param stride: steps between stored states
+    :param refresh_states: replace stored states
+    :raises ValueError: if sequences cannot begin where states are stored, or burn-in does not end there
+    """
+    check_integers(1, stride=stride)
+    if (sequence_length or stride) % stride != 0:
+        raise ValueError(
+            f"stride={stride} must be a divisor of sequence_length={sequence_length}, "
+            "or some steps would be trained on more often than others; leave it None for a sensible default"
+        )
+    if refresh_states and (state_init != "stored" or burn_in == 0 or burn_in % stride != 0):
+        raise ValueError(
+            f"refresh_states={refresh_states} writes the states that burn-in leads to back to where states are stored. "
+            f"With state_init={state_init!r}, burn_in={burn_in} and stride={stride} it cannot: use state_init='stored' "
+            "and a burn_in that is a positive multiple of stride"
+        )
+
+
+def check_priorities(sequence_length: int | None, priority_alpha: Any, priority_eta: Any, importance_beta: Any) -> None:
+    """
+    :param sequence_length: steps per sequence, or None for whole episodes
+    :param priority_alpha: exponent of the priorities
+    :param priority_eta: weight of the largest error
+    :param importance_beta: exponent of the importance weights
+    :raises ValueError: if they are impossible
+    """
+    check_numbers(0, priority_alpha=priority_alpha)
+    check_numbers(0, 1, priority_eta=priority_eta, importance_beta=importance_beta)
+    if priority_alpha > 0 and sequence_length is None:
+        raise ValueError(
+            f"priority_alpha={priority_alpha} ranks windows of equal length, sequence_length=None replays whole episodes: "
+            "choose a sequence_length, or priority_alpha=0"
+        )
+
+
+def check_room(buffer_size: Any, n_envs: int, needed: int) -> None:
+    """
+    :param buffer_size: steps to keep, over all environments. 1 is what those ask for who only want to predict
+    :param n_envs: number of environments
+    :param needed: steps of each that the longest sequence takes
+    :raises ValueError: if no sequence fits
+    """
+    check_integers(1, buffer_size=buffer_size)
+    n_rows = buffer_size // n_envs
+    if buffer_size > 1 and n_rows < needed:
+        raise ValueError(
+            f"buffer_size={buffer_size} keeps {n_rows} steps for each of {n_envs} environment(s), fewer than one sequence "
+            f"with its burn-in and the step before it ({needed}): raise buffer_size to {needed * n_envs} or more, or "
+            "shorten sequence_length; 1 makes a buffer for a model that only predicts"
+        )
+
+
 def check_exactly_one_given(**alternatives: Any) -> None:
     """
     :param alternatives: parameters of which one is to be given and the others left at ``None``, by name

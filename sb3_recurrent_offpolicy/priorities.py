@@ -26,7 +26,7 @@ def sequence_priorities(errors: np.ndarray, mask: np.ndarray, eta: float) -> np.
     return eta * counted.max(axis=0) + (1.0 - eta) * counted.sum(axis=0) / mask.sum(axis=0)
 
 
-def draw_windows(
+def draw_by_weight(
     generator: np.random.Generator, size: int, weights: list[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """
@@ -42,11 +42,13 @@ def draw_windows(
     total = cumulative[-1]
     # Rounding must not lead behind the last window
     chosen = np.minimum(cumulative.searchsorted(generator.random(size) * total, side="right"), len(flat) - 1)
-    ends = np.cumsum([each.size for each in weights])
-    rings = ends.searchsorted(chosen, side="right")
+    relative = flat[chosen] * len(flat) / total
+    if len(weights) == 1:
+        return np.zeros(size, dtype=int), *np.divmod(chosen, weights[0].shape[1]), relative
+    sizes = np.array([each.size for each in weights])
+    rings = sizes.cumsum().searchsorted(chosen, side="right")
     n_envs = np.array([each.shape[1] for each in weights])[rings]
-    points, envs = np.divmod(chosen - (ends - [each.size for each in weights])[rings], n_envs)
-    return rings, points, envs, flat[chosen] * len(flat) / total
+    return rings, *np.divmod(chosen - (sizes.cumsum() - sizes)[rings], n_envs), relative
 
 
 class WindowPriorities:

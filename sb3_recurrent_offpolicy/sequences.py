@@ -32,10 +32,13 @@ class SequenceReader:
         """
         :param ring: where the steps are
         :param index: of the ring, to tell it from others
-        :param pieces: of the ring, those with burn-in first
+        :param pieces: of the ring
         :param vec_normalize: normalises observations and rewards, which are stored raw
         :return: a time-major batch, no longer than its longest row
         """
+        if self.burn_in > 0:
+            # Rows with a burn-in prefix come first, so that a slice selects them
+            pieces = pieces.select(np.argsort(~pieces.burn_in, kind="stable"))
         begins, envs, prefixed, ends, weights = pieces
         n_burn_in = int(prefixed.sum())
         firsts = begins + self.burn_in * prefixed

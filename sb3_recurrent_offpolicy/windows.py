@@ -40,6 +40,15 @@ class WindowLattice(NamedTuple):
         low = math.ceil((first - self.length + 1 - self.offset) / self.stride)
         return low, (last - 1 - self.offset) // self.stride + 1
 
+    def n_touching(self, first: int, last: int) -> int:
+        """
+        :param first: a time
+        :param last: a later time
+        :return: number of windows that touch [first, last)
+        """
+        low, high = self.touching(first, last)
+        return high - low
+
     def begins(self, points: np.ndarray) -> np.ndarray:
         """
         :param points: lattice points
@@ -71,27 +80,29 @@ class Pieces(NamedTuple):
 
 def until_first(ends: np.ndarray, starts: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """Ends, in each of the columns moved to the first of its ``starts``."""
+    if len(columns) == 0:
+        return ends
     ends = ends.copy()
     np.minimum.at(ends, columns, starts)
     return ends
 
 
 def cut_windows(
-    ring: StepRing, windows: np.ndarray, envs: np.ndarray, weights: np.ndarray, length: int, burn_in: int
+    ring: StepRing, lattice: WindowLattice, points: np.ndarray, envs: np.ndarray, weights: np.ndarray, burn_in: int
 ) -> Pieces:
     """
     Cut windows at episode starts. A window yields at least one piece, one with an episode start in it yields more; pieces
     that begin with their episode are extended to the full length.
 
     :param ring: where the steps are
-    :param windows: times at which the windows begin, (N,)
+    :param lattice: the windows
+    :param points: lattice points of those to be cut, (N,)
     :param envs: (N,)
     :param weights: importance weights, (N,)
-    :param length: steps per window
     :param burn_in: steps before a piece that does not begin with its episode
     :return: the pieces of all windows
     """
-    first, last = ring.first_usable(), ring.n_added
+    first, last, length, windows = ring.first_usable(), ring.n_added, lattice.length, lattice.begins(points)
     heads, ends = np.maximum(windows, first), np.minimum(windows + length, last)
     starts, columns = ring.episode_starts(heads, ends, envs)
 

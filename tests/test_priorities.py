@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sb3_recurrent_offpolicy import R2D2
 from sb3_recurrent_offpolicy.buffers import RecurrentSequenceReplayBuffer
-from sb3_recurrent_offpolicy.priorities import draw_windows, sequence_priorities
+from sb3_recurrent_offpolicy.priorities import draw_by_weight, sequence_priorities
 from tests.recorder import CONTINUES, RESETS, TERMINATES, TRUNCATES, Recorder, make_buffer
 
 
@@ -124,7 +124,7 @@ def test_windows_are_drawn_in_proportion() -> None:
     keys = list(windows(buffer))
     weights = np.array([priorities.weights[point % len(priorities.weights), env] for point, env in keys])
     low, live = priorities.live_weights(buffer.rings[0].first_usable(), buffer.rings[0].n_added)
-    _, points, envs, relative = draw_windows(buffer._generator, 200_000, [live])
+    _, points, envs, relative = draw_by_weight(buffer._generator, 200_000, [live])
     points = low + points
     counts: dict[tuple[int, int], int] = {}
     for key in zip(points.tolist(), envs.tolist(), strict=True):

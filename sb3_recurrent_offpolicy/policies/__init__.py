@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from gymnasium import spaces
 from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
 
 from sb3_recurrent_offpolicy.policies.actor_critic import RecurrentActorCriticPolicy
@@ -19,6 +20,8 @@ __all__ = [
     "RecurrentSACPolicy",
     "RecurrentTD3Policy",
     "Trace",
+    "check_policy_name",
+    "named_policy_kwargs",
 ]
 
 # What a name stands for: the algorithm's policy class with these policy_kwargs
@@ -30,3 +33,28 @@ POLICY_NAMES: dict[str, dict[str, Any]] = {
     "CnnGruPolicy": dict(features_extractor_class=NatureCNN, core="gru"),
     "MultiInputGruPolicy": dict(features_extractor_class=CombinedExtractor, core="gru"),
 }
+
+
+def named_policy_kwargs(policy: Any, policy_kwargs: dict[str, Any]) -> dict[str, Any]:
+    """
+    :param policy: a name, or a policy class
+    :param policy_kwargs: the user's
+    :return: with those that the name stands for; the user's count where both say something
+    """
+    named = POLICY_NAMES.get(policy, {}) if isinstance(policy, str) else {}
+    if "core_class" in policy_kwargs:
+        named = {name: value for name, value in named.items() if name != "core"}
+    return named | policy_kwargs
+
+
+def check_policy_name(policy: Any, observation_space: spaces.Space) -> None:
+    """
+    :param policy: a name, or a policy class
+    :param observation_space: observation space
+    :raises ValueError: if the name is for another kind of observations
+    """
+    if isinstance(policy, str) and policy.startswith("MultiInput") != isinstance(observation_space, spaces.Dict):
+        raise ValueError(
+            f"policy='{policy}' does not fit the observation space {observation_space}: MultiInputLstmPolicy and "
+            "MultiInputGruPolicy are for Dict spaces, and for nothing else"
+        )
