@@ -122,8 +122,9 @@ def held_bytes(buffer: RecurrentSequenceReplayBuffer) -> int:
     :param buffer: that has been filled
     :return: bytes of its arrays and of the last observations of episodes
     """
-    arrays = sum(value.nbytes for value in vars(buffer).values() if isinstance(value, np.ndarray))
-    return int(arrays + sum(value.nbytes for value in buffer.rings[0].final_observations.values()))
+    (ring,) = buffer.rings
+    arrays = sum(value.nbytes for value in vars(ring).values() if isinstance(value, np.ndarray))
+    return int(arrays + sum(value.nbytes for value in ring.final_observations.values()))
 
 
 def draw(updates: dict[str, Any], buffers: dict[str, Any], path: Path) -> None:

@@ -63,7 +63,8 @@ class SavedAlgorithm(OffPolicyAlgorithm):
         :param custom_objects: objects to use in place of saved ones, by name
         :param print_system_info: print what system the model was saved on, and the present one
         :param force_reset: begin a new episode before training; False goes on in the episode in which the model was saved
-        :param kwargs: settings of the algorithm that replace the saved ones, e.g. ``burn_in=20``
+        :param kwargs: settings of the algorithm that replace the saved ones, e.g. ``burn_in=20``. Of ``policy_kwargs`` only
+            ``memory_lr_scale`` can be replaced; others may be given if they are what was saved
         :return: new model instance with loaded parameters
         :raises ValueError: if the file holds no complete model of this class, or one that what is passed on does not fit
         """
@@ -78,6 +79,9 @@ class SavedAlgorithm(OffPolicyAlgorithm):
             # What does not fit makes SB3 look for the optimizer of an older file, which is not there either
             reason = error.__context__ if isinstance(error, KeyError) and error.__context__ else error
             raise ValueError(f"{path} cannot be loaded as {cls.__name__}: {reason}") from error
+        if "memory_lr_scale" in given:
+            # The only one that changes no network
+            model.policy.memory_lr_scale = model.policy_kwargs["memory_lr_scale"] = given["memory_lr_scale"]
         if changed := sorted(name for name, value in given.items() if not _contains(model.policy_kwargs.get(name), value)):
             raise ValueError(
                 f"{path} was saved with other policy_kwargs: {changed} cannot be changed, because the saved networks were "

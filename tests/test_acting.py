@@ -81,6 +81,10 @@ class CopyEverywhere(BaseCallback):
         again: Any = pickle.loads(pickle.dumps(policy))
         observation = np.zeros((2, 2), dtype=np.float32)
         expected = self.model.predict(observation, deterministic=True)[0]
+        behavior: Any = self.model.behavior  # type: ignore[attr-defined]
+        for each_behavior in (copy.deepcopy(behavior), cloudpickle.loads(cloudpickle.dumps(behavior))):
+            assert (each_behavior.staged is None) == (behavior.staged is None)
+            assert th.equal(each_behavior.memory.previous_actions, behavior.memory.previous_actions)
         for each in (policy, again, copy.deepcopy(self.model)):
             np.testing.assert_array_equal(each.predict(observation, deterministic=True)[0], expected)
 

@@ -13,6 +13,7 @@ from benchmarks.ablations import STUDIES, variations
 from benchmarks.checkouts import compare
 from benchmarks.learning import MEMORYLESS, OTHERS, TUNED_FOR, make_model, run, score, scores, set_entry, stated_hyperparams
 from benchmarks.one_checkout import arrays
+from benchmarks.speed import benchmark_memory
 from benchmarks.tasks import TASKS, assert_state_is_hidden
 from sb3_recurrent_offpolicy.zoo import ALGORITHMS, HYPERPARAMS
 
@@ -103,6 +104,12 @@ def test_steps_are_those_of_the_environment_where_actions_are_repeated(
     assert [point["steps"] for point in result["curve"]] == [5 * 32, 5 * 64] and result["steps"] == 5 * 64
     # Both points of the curve, the final model with and without memory: 200 steps each
     assert decisions.call_count == 4 * 200 / 5
+
+
+def test_held_bytes_are_those_of_the_arrays() -> None:
+    rows = {row["what"].split(";")[0]: row["ratio"] for row in benchmark_memory(n_steps=500)}
+    assert rows["bytes per transition, float32 vector of 50"] == pytest.approx(1.02, abs=0.02)
+    assert rows["bytes per transition, uint8 image 84x84"] == pytest.approx(1.0, abs=0.02)
 
 
 class Interruption(Exception):

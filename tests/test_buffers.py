@@ -314,6 +314,15 @@ def test_rewards_that_are_no_numbers_store_nothing(bad: float) -> None:
     recorder.check(buffer.sample(8))
 
 
+def test_huge_rewards_are_finite_even_where_their_sum_is_not() -> None:
+    buffer = make_buffer(40, 2, sequence_length=4)
+    recorder = record(buffer, [[(1, CONTINUES)]] * 2)
+    zeros, rewards = np.zeros((2, 2)), np.full(2, 3e38, dtype=np.float32)
+    states = recorder.as_states(np.zeros((2, 3)))
+    buffer.add(zeros, zeros, np.zeros((2, 3)), rewards, np.zeros(2), [{}, {}], np.zeros(2), states)
+    np.testing.assert_array_equal(buffer.rings[0].rewards[1], rewards)
+
+
 def test_states_of_another_policy() -> None:
     buffer = make_buffer(40, 2, sequence_length=4)
     record(buffer, [[(3, CONTINUES)]] * 2)

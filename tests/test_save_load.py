@@ -254,12 +254,19 @@ def test_optimize_memory_usage_when_loading(tmp_path: pathlib.Path) -> None:
 def test_memory_lr_scale_given_when_loading_counts(tmp_path: pathlib.Path) -> None:
     model = model_on(random_envs(1)).learn(40)
     model.save(tmp_path / "model")
-    policy_kwargs = model.policy_kwargs | dict(memory_lr_scale=0.1)
-    loaded: Any = RecurrentTD3.load(tmp_path / "model", random_envs(1), custom_objects=dict(policy_kwargs=policy_kwargs))
-    loaded.learn(20, reset_num_timesteps=False)
-    memory = set(loaded.actor.encoder.core.parameters())
-    rates = [group["lr"] for group in loaded.actor.optimizer.param_groups if set(group["params"]) & memory]
-    assert rates == pytest.approx([1e-4])
+    slower = dict(memory_lr_scale=0.1)
+    ways: list[dict[str, Any]] = [
+        dict(policy_kwargs=slower),
+        dict(custom_objects=dict(policy_kwargs=model.policy_kwargs | slower)),
+    ]
+    for way in ways:
+        loaded: Any = RecurrentTD3.load(tmp_path / "model", random_envs(1), **way)
+        loaded.learn(20, reset_num_timesteps=False)
+        memory = set(loaded.actor.encoder.core.parameters())
+        rates = [group["lr"] for group in loaded.actor.optimizer.param_groups if set(group["params"]) & memory]
+        assert rates == pytest.approx([1e-4])
+        loaded.save(tmp_path / "again")
+        assert RecurrentTD3.load(tmp_path / "again").policy.memory_lr_scale == 0.1
 
 
 def test_zips_of_the_other_deterministic_algorithm(tmp_path: pathlib.Path) -> None:
