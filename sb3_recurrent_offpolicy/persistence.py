@@ -68,7 +68,11 @@ class SavedAlgorithm(OffPolicyAlgorithm):
         :return: new model instance with loaded parameters
         :raises ValueError: if the file holds no complete model of this class, or one that what is passed on does not fit
         """
-        known = set(inspect.signature(cls).parameters) - {"policy", "env", "device", "_init_setup_model"}
+        # A subclass may take some by name and pass on others
+        known = {
+            name for base in cls.__mro__ if issubclass(base, SavedAlgorithm) for name in inspect.signature(base).parameters
+        }
+        known -= {"policy", "env", "device", "args", "kwargs", "_init_setup_model"}
         if unknown := sorted(set(kwargs) - known):
             raise ValueError(f"{cls.__name__}.load does not know {unknown}; settings that can be replaced: {sorted(known)}")
         # SB3 compares them with all that is saved; what is not given stays as it was

@@ -43,15 +43,17 @@ def passed_on(arguments: Mapping[str, Any], *own: str) -> dict[str, Any]:
 
 def signature_with_settings(constructor: Callable[..., Any], defaults: Mapping[str, Any]) -> inspect.Signature:
     """
-    :param constructor: whose further keyword arguments are named ``settings``
+    :param constructor: whose further keyword arguments are named ``settings``; others are left as they are
     :param defaults: of these
     :return: its signature as ``help`` and notebooks show it: without ``self``, and with the settings one by one
     """
     signature = inspect.signature(constructor)
-    keyword_only = inspect.Parameter.KEYWORD_ONLY
-    parameters = [parameter for name, parameter in signature.parameters.items() if name not in ("self", "settings")]
-    shown = {parameter.name for parameter in parameters}
-    parameters += [
-        inspect.Parameter(name, keyword_only, default=value) for name, value in defaults.items() if name not in shown
-    ]
+    parameters = [parameter for name, parameter in signature.parameters.items() if name != "self"]
+    if parameters[-1].name == "settings":
+        shown = {parameter.name for parameter in parameters}
+        parameters[-1:] = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value)
+            for name, value in defaults.items()
+            if name not in shown
+        ]
     return signature.replace(parameters=parameters)

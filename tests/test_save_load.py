@@ -281,6 +281,17 @@ def test_zips_of_the_other_deterministic_algorithm(tmp_path: pathlib.Path) -> No
 
     assert Mine.load(tmp_path / "ddpg").num_timesteps == 0
 
+    class Passing(RecurrentDDPG):
+        def __init__(self, *args: Any, bonus: float = 0.0, **kwargs: Any):
+            super().__init__(*args, **kwargs)
+            self.bonus = bonus
+
+    Passing("MlpLstmPolicy", random_envs(1), burn_in=1, bonus=2.0, **KWARGS).save(tmp_path / "passing")
+    loaded = Passing.load(tmp_path / "passing", bonus=3.0, burn_in=2)
+    assert loaded.bonus == 3.0 and loaded.replay_buffer.burn_in == 2
+    with pytest.raises(ValueError, match=r"Passing\.load does not know \['bonsu'\]"):
+        Passing.load(tmp_path / "passing", bonsu=3.0)
+
 
 @pytest.mark.parametrize(
     ("algorithm", "action_space", "policy_kwargs"),
