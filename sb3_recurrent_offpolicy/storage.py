@@ -248,10 +248,8 @@ class StepRing:
         :raises ValueError: if a reward is not finite, states do not fit, or there are too many steps: then nothing is added
         """
         n_steps = len(steps.rewards)
-        if n_steps > self.n_rows:
-            raise ValueError(f"{n_steps} steps are more than the {self.n_rows} that are kept: add them in several stretches")
-        self._check_rewards(steps.rewards)
         offsets = self.state_offsets(n_steps)
+        self._check_stretch(steps, n_steps, len(offsets))
         if not self.allocated:
             self._allocate(steps.lstm_states)
         if len(offsets) > 0:
@@ -281,6 +279,32 @@ class StepRing:
         self.next_episode_steps = (episode_steps[-1] + 1).astype(np.int32)
         self._next_observations = map_observation(np.array, steps.next_observations)
         self.n_added += n_steps
+
+    def _check_stretch(self, steps: Stretch, n_steps: int, n_states: int) -> None:
+        if not 0 < n_steps <= self.n_rows:
+            raise ValueError(
+                f"{n_steps} steps are more than the {self.n_rows} that are kept, or none: add them in several stretches"
+            )
+        entries = steps.observations.values() if isinstance(steps.observations, dict) else [steps.observations]
+        arrays = [*entries, steps.actions, steps.rewards, steps.terminated, steps.episode_starts]
+        expected = (n_steps, self.n_envs)
+        if any(np.shape(array)[:2] != expected for array in arrays):
+            shapes = [np.shape(array) for array in arrays]
+            raise ValueError(
+                f"steps has arrays of shapes {shapes}: the first two axes must be {(n_steps, self.n_envs)}, (T, n_envs)"
+            )
+        given = {len(array) for part in steps.lstm_states for array in part}
+        if self.stores_states and given and given != {n_states}:
+            raise ValueError(
+                f"lstm_states has {sorted(given)} states, but {n_states} are stored: give those at state_offsets({n_steps})"
+            )
+        inner = {(t - 1, env) for t, env in np.argwhere(steps.episode_starts).tolist() if t > 0}
+        if missing := sorted(inner - set(steps.final_observations)):
+            raise ValueError(
+                f"final_observations has no entry for (step, environment) {missing}, where the next step begins another "
+                "episode: give the last observation of each episode that ends within the stretch"
+            )
+        self._check_rewards(steps.rewards)
 
     @staticmethod
     def _check_rewards(rewards: np.ndarray) -> None:

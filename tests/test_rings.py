@@ -210,6 +210,36 @@ def test_batches_of_dict_observations_and_different_lengths_are_joined() -> None
     assert joined.initial_states.vf[0].shape == (1, 6, 3)
 
 
+def test_stretches_that_do_not_fit_leave_the_ring_as_it_is() -> None:
+    kwargs: dict[str, Any] = dict(sequence_length=4, stride=2)
+    recorder = Recorder(make_buffer(40, 2, **kwargs))
+    for ending in (CONTINUES, TERMINATES, CONTINUES, CONTINUES):
+        recorder.add([ending, CONTINUES])
+    good = stretch_of(recorder, 0, np.array([0, 2]))
+    buffer = make_buffer(40, 2, **kwargs)
+    buffer.extend(good)
+    before = pickle.dumps(buffer)
+    too_few, too_small = (
+        th.utils._pytree.tree_map(cut, good.lstm_states) for cut in (lambda array: array[:1], lambda array: array[..., :1])
+    )
+    bad: list[tuple[dict[str, Any], str]] = [
+        (dict(final_observations={}), r"no entry for \(step, environment\) \[\(1, 0\)\]"),
+        (dict(actions=good.actions[:3]), "the first two axes must be"),
+        (dict(terminated=good.terminated[:, :1]), "the first two axes must be"),
+        (
+            dict(lstm_states=too_few),
+            r"has \[1\] states, but 2 are stored",
+        ),
+        (dict(lstm_states=too_small), "another memory"),
+        (dict(rewards=np.full((4, 2), np.nan)), r"environment\(s\) \[0, 1\] is not finite"),
+        (dict(rewards=np.zeros((0, 2))), "0 steps are more than the 20 that are kept, or none"),
+    ]
+    for changes, message in bad:
+        with pytest.raises(ValueError, match=message):
+            buffer.extend(good._replace(**changes))
+        assert pickle.dumps(buffer) == before
+
+
 # ------------------------------------------------------------ recorded episodes
 
 
