@@ -1,6 +1,6 @@
 """What a policy remembers, values and would do along recorded episodes."""
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
@@ -8,9 +8,6 @@ from torch.utils._pytree import tree_map
 
 from sb3_recurrent_offpolicy.preprocessing import encode_actions, map_observation
 from sb3_recurrent_offpolicy.type_aliases import Memory, RNNStates
-
-if TYPE_CHECKING:
-    from sb3_recurrent_offpolicy.policies.base import RecurrentPolicy
 
 
 class Trace(NamedTuple):
@@ -29,8 +26,14 @@ class Trace(NamedTuple):
 
 
 @th.no_grad()
-def trace(policy: "RecurrentPolicy", observations: Any, actions: np.ndarray, episode_starts: np.ndarray) -> Trace:
-    """See :meth:`RecurrentPolicy.trace`."""
+def trace(policy: Any, observations: Any, actions: np.ndarray, episode_starts: np.ndarray) -> Trace:
+    """
+    :param policy: a :class:`~sb3_recurrent_offpolicy.policies.RecurrentPolicy`, whose ``trace`` this is
+    :param observations: (T, n_envs, *obs), or a dict of them
+    :param actions: that were taken, as the environment took them: (T, n_envs, *action)
+    :param episode_starts: (T, n_envs), the observation is the first of an episode
+    :return: memories, actions, distributions and values, time-major
+    """
     policy.set_training_mode(False)
     n_steps, n_envs = episode_starts.shape
     stored_actions = policy.scale_action(np.asarray(actions)).reshape(n_steps, n_envs, -1)
@@ -60,7 +63,7 @@ def trace(policy: "RecurrentPolicy", observations: Any, actions: np.ndarray, epi
         )
         return RNNStates(pi, pi if states[0].vf is states[0].pi else vf)
 
-    would = th.stack(chosen).cpu().numpy().reshape(n_steps, n_envs, *policy.action_space.shape)  # type: ignore[misc]
+    would = th.stack(chosen).cpu().numpy().reshape(n_steps, n_envs, *policy.action_space.shape)
     return Trace(
         stacked(before),
         stacked(after),
