@@ -17,7 +17,7 @@ from sb3_recurrent_offpolicy import R2D2, RecurrentDDPG, RecurrentSAC, Recurrent
 from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
 from tests.envs import RandomEnv
 from tests.recorder import ACTION_SPACE, OBSERVATION_SPACE
-from tests.test_algorithm import model_on, noise, random_envs
+from tests.setup import model_on, noise, random_envs
 
 WITH_BOX_ACTIONS = [RecurrentTD3, RecurrentDDPG, RecurrentSAC, RecurrentTQC]
 ALGORITHMS: list[tuple[type[RecurrentOffPolicyAlgorithm], dict[str, Any]]] = [

@@ -11,7 +11,7 @@ from gymnasium import spaces
 
 from sb3_recurrent_offpolicy import R2D2, RecurrentSAC, RecurrentTD3
 from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
-from tests.test_algorithm import noise, random_envs
+from tests.setup import noise, random_envs
 from tests.test_policies import observations, roll
 
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not th.cuda.is_available(), reason="no CUDA device")]

@@ -11,7 +11,7 @@ from sb3_recurrent_offpolicy import R2D2
 from sb3_recurrent_offpolicy.algorithm import UPDATES_PER_DIAGNOSIS
 from sb3_recurrent_offpolicy.diagnostics import state_staleness
 from tests.models import Q_LEARNING, SAC, TD3, VARIANTS, Variant, latents_step_by_step, random_env_model
-from tests.test_algorithm import random_envs
+from tests.setup import random_envs
 
 
 def staleness_row_by_row(model: Any, samples: Any) -> dict[str, float]:

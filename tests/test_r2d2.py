@@ -21,7 +21,7 @@ from sb3_recurrent_offpolicy.type_aliases import Memory
 from tests.envs import RandomEnv
 from tests.models import Q_LEARNING, latents_step_by_step, losses, n_step_target, random_env_model
 from tests.recorder import OBSERVATION_SPACE
-from tests.test_algorithm import KWARGS
+from tests.setup import KWARGS
 
 N_ACTIONS = 4
 

@@ -18,7 +18,7 @@ from sb3_recurrent_offpolicy.sequences import concatenate
 from sb3_recurrent_offpolicy.type_aliases import RNNStates, Stretch
 from tests.envs import RandomEnv
 from tests.recorder import ACTION_SPACE, CONTINUES, RESETS, TERMINATES, TRUNCATES, Recorder, make_buffer
-from tests.test_algorithm import model_on, random_envs
+from tests.setup import model_on, random_envs
 
 ENDINGS = st.sampled_from([CONTINUES] * 8 + [TERMINATES, TRUNCATES, RESETS])
 

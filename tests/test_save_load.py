@@ -16,7 +16,7 @@ from stable_baselines3.common.save_util import recursive_getattr, save_to_pkl
 from sb3_recurrent_offpolicy import R2D2, RecurrentDDPG, RecurrentSAC, RecurrentTD3, RecurrentTQC
 from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
 from tests.recorder import ACTION_SPACE, OBSERVATION_SPACE
-from tests.test_algorithm import KWARGS, model_on, noise, random_envs
+from tests.setup import KWARGS, model_on, noise, random_envs
 from tests.test_policies import observations, roll
 
 

@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_recurrent_offpolicy import R2D2, RecurrentDDPG, RecurrentSAC, RecurrentTD3, RecurrentTQC
 from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
 from tests.recorder import ACTION_SPACE
-from tests.test_algorithm import model_on, random_envs
+from tests.setup import model_on, random_envs
 
 NAN = float("nan")
 ALL: list[tuple[str, Any]] = [
@@ -73,6 +75,34 @@ def test_impossible_settings_when_loading(algorithm: type[RecurrentOffPolicyAlgo
             algorithm.load(tmp_path / "model", **{name: value})
     with pytest.raises(ValueError, match=r"load does not know \['burnin'\]; settings that can be replaced: .*'burn_in'"):
         algorithm.load(tmp_path / "model", burnin=3)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        (dict(sequence_length=0), "sequence_length=0"),
+        (dict(burn_in=-1), "burn_in=-1"),
+        (dict(n_steps=0), "n_steps=0"),
+        (dict(batch_size=0), "batch_size=0"),
+        (dict(policy_delay=0), "policy_delay=0"),
+        (dict(reward_scale=-1.0), "reward_scale=-1.0 must be a finite number above 0 or 'auto'"),
+        (dict(reward_scale="big"), "reward_scale='big'"),
+        (dict(replay_buffer_class=HerReplayBuffer), "replay_buffer_class=HerReplayBuffer .* leave it None"),
+        (dict(replay_buffer_class=ReplayBuffer), "replay_buffer_class=ReplayBuffer"),
+        (dict(replay_buffer_kwargs=dict(burn_in=2)), r"\['burn_in'\]: pass them to RecurrentTD3 itself"),
+        (dict(policy_kwargs=dict(shared_lstm=True)), "exclude each other"),
+        (dict(policy_kwargs=dict(n_lstm_layers=0)), "n_lstm_layers=0 must be at least 1"),
+        (dict(train_freq=(1, "epoch")), "must be either 'step' or 'episode'"),
+    ],
+)
+def test_bad_settings(kwargs: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        model_on(random_envs(1), **kwargs)
+
+
+def test_a_buffer_too_small_for_a_sequence() -> None:
+    with pytest.raises(ValueError, match="raise buffer_size"):
+        model_on(random_envs(1), buffer_size=3)
 
 
 def test_a_learning_rate_that_turns_bad_later_is_named_too() -> None:

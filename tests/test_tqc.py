@@ -16,7 +16,7 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from sb3_recurrent_offpolicy import RecurrentTQC
 from sb3_recurrent_offpolicy.tqc import RecurrentTQCPolicy
 from tests.models import TQC_VARIANT, latents_step_by_step, losses, n_step_target, random_env_model
-from tests.test_algorithm import random_envs
+from tests.setup import random_envs
 from tests.test_sac import considered_actions
 
 

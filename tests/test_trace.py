@@ -10,7 +10,7 @@ from gymnasium import spaces
 from sb3_recurrent_offpolicy import R2D2, RecurrentSAC, RecurrentTD3, RecurrentTQC
 from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
 from tests.recorder import ACTION_SPACE
-from tests.test_algorithm import model_on, random_envs
+from tests.setup import model_on, random_envs
 
 N_STEPS, N_ENVS = 7, 3
 WIDE = spaces.Box(-2.0, 6.0, (3,), np.float32)
