@@ -8,16 +8,13 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3 import SAC as SB3SAC
-from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.logger import configure
-from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch import nn
 
 from sb3_recurrent_offpolicy import RecurrentSAC
-from sb3_recurrent_offpolicy.cores import NoCore
 from sb3_recurrent_offpolicy.type_aliases import ActionLogProbs
 from tests.envs import RandomEnv
+from tests.equality import assert_same_updates
 from tests.models import DISCRETE_SAC, SAC, Variant, latents_step_by_step, losses, n_step_target, random_env_model
 from tests.recorder import ACTION_SPACE
 from tests.setup import KWARGS
@@ -104,49 +101,8 @@ def test_losses_equal_single_steps(
 
 
 def test_without_memory_it_is_sb3s_sac(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sequences of length 1 and a core that remembers nothing: the same losses and the same weights, update by update."""
-    # Torch draws normal numbers in blocks of 16: so many at once are the same as so many in two calls
-    net_arch, batch_size, n_updates = [16, 12], 32, 6
-    common: dict[str, Any] = dict(
-        learning_rate=3e-3, tau=0.05, gamma=0.9, ent_coef="auto_0.5", seed=0, device="cpu", learning_starts=10**6
-    )
-    recurrent = RecurrentSAC(
-        "MlpLstmPolicy",
-        make_vec_env("Pendulum-v1", 2),
-        sequence_length=1,
-        reward_scale=1.0,
-        policy_kwargs=dict(net_arch=net_arch, core_class=NoCore, enable_critic_lstm=False),
-        **common,
-    )
-    plain = SB3SAC("MlpPolicy", make_vec_env("Pendulum-v1", 2), policy_kwargs=dict(net_arch=net_arch), **common)
-    recurrent.learn(600)
-    for name in ("actor", "critic", "critic_target"):
-        for parameter, weight in zip(getattr(plain, name).parameters(), getattr(recurrent, name).parameters(), strict=True):
-            parameter.data.copy_(weight.data)
-
-    batches = [recurrent._sample_sequences(batch_size) for _ in range(n_updates)]
-
-    def transitions(samples: Any) -> ReplayBufferSamples:
-        assert samples.mask.shape == (1, batch_size)
-        observations = samples.observations
-        return ReplayBufferSamples(
-            observations[0], samples.actions[0], observations[1], samples.terminated.T, samples.rewards.T
-        )
-
-    stream, plain_stream = iter(batches), iter(batches)
-    monkeypatch.setattr(recurrent, "_sample_sequences", lambda batch_size: next(stream))
-    monkeypatch.setattr(ReplayBuffer, "sample", lambda *args, **kwargs: transitions(next(plain_stream)))
-    plain.set_logger(configure(None, []))
-    for update in range(n_updates):
-        for model in (recurrent, plain):
-            th.manual_seed(update)
-            model.train(1, batch_size)
-        for key in ("critic_loss", "actor_loss", "ent_coef", "ent_coef_loss"):
-            ours, theirs = (model.logger.name_to_value[f"train/{key}"] for model in (recurrent, plain))
-            assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6), key
-    for name in ("actor", "critic", "critic_target"):
-        for a, b in zip(getattr(recurrent, name).parameters(), getattr(plain, name).parameters(), strict=True):
-            th.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+    keys = ("critic_loss", "actor_loss", "ent_coef", "ent_coef_loss")
+    assert_same_updates(RecurrentSAC, SB3SAC, keys, monkeypatch, ent_coef="auto_0.5")
 
 
 @pytest.mark.parametrize("variant", BOTH)

@@ -7,14 +7,10 @@ import pytest
 import torch as th
 from stable_baselines3 import DDPG
 from stable_baselines3 import TD3 as SB3TD3
-from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.logger import configure
-from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch import nn
 
 from sb3_recurrent_offpolicy import RecurrentDDPG, RecurrentTD3
-from sb3_recurrent_offpolicy.cores import NoCore
+from tests.equality import assert_same_updates
 from tests.models import TD3, latents_step_by_step, losses, n_step_target, random_env_model
 
 
@@ -72,54 +68,7 @@ def test_losses_equal_single_steps(
 def test_without_memory_it_is_sb3s_td3(
     ours: type[RecurrentTD3], theirs: type[SB3TD3], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sequences of length 1 and a core that remembers nothing: the same losses and the same weights, update by update."""
-    net_arch, batch_size, n_updates = [16, 12], 24, 6
-    common: dict[str, Any] = dict(learning_rate=3e-3, tau=0.05, gamma=0.9, seed=0, device="cpu", learning_starts=10**6)
-    recurrent = ours(
-        "MlpLstmPolicy",
-        make_vec_env("Pendulum-v1", 2),
-        sequence_length=1,
-        reward_scale=1.0,
-        preactivation_penalty=0.0,
-        policy_kwargs=dict(net_arch=net_arch, core_class=NoCore, enable_critic_lstm=False),
-        **common,
-    )
-    plain = theirs("MlpPolicy", make_vec_env("Pendulum-v1", 2), policy_kwargs=dict(net_arch=net_arch), **common)
-    recurrent.learn(600)
-    for network, theirs_network in [("actor", plain.actor), ("critic", plain.critic)]:
-        for suffix in ("", "_target"):
-            weights = list(getattr(recurrent, network + suffix).parameters())
-            for parameter, weight in zip(getattr(plain, network + suffix).parameters(), weights, strict=True):
-                parameter.data.copy_(weight.data)
-        assert len(weights) == len(list(theirs_network.parameters()))
-
-    batches = [recurrent._sample_sequences(batch_size) for _ in range(n_updates)]
-
-    def transitions(samples: Any) -> ReplayBufferSamples:
-        assert samples.mask.shape == (1, batch_size)
-        return ReplayBufferSamples(
-            samples.observations[0],
-            samples.actions[0],
-            samples.observations[1],
-            samples.terminated.T,
-            samples.rewards.T,
-        )
-
-    stream, plain_stream = iter(batches), iter(batches)
-    monkeypatch.setattr(recurrent, "_sample_sequences", lambda batch_size: next(stream))
-    monkeypatch.setattr(ReplayBuffer, "sample", lambda *args, **kwargs: transitions(next(plain_stream)))
-    plain.set_logger(configure(None, []))
-    for update in range(n_updates):
-        for model in (recurrent, plain):
-            th.manual_seed(update)
-            recurrent._torch_generator.manual_seed(update)
-            model.train(1, batch_size)
-        for key in ("train/critic_loss", "train/actor_loss"):
-            if key in plain.logger.name_to_value:
-                assert recurrent.logger.name_to_value[key] == pytest.approx(plain.logger.name_to_value[key], rel=1e-5)
-    for name in ("actor", "critic", "actor_target", "critic_target"):
-        for a, b in zip(getattr(recurrent, name).parameters(), getattr(plain, name).parameters(), strict=True):
-            th.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+    assert_same_updates(ours, theirs, ("critic_loss", "actor_loss"), monkeypatch, ours_only=dict(preactivation_penalty=0.0))
 
 
 def test_targets_lag() -> None:

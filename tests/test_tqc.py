@@ -8,13 +8,10 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from sb3_contrib import TQC
-from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.logger import configure
-from stable_baselines3.common.type_aliases import ReplayBufferSamples
 
 from sb3_recurrent_offpolicy import RecurrentTQC
 from sb3_recurrent_offpolicy.tqc import RecurrentTQCPolicy
+from tests.equality import assert_same_updates
 from tests.models import TQC_VARIANT, latents_step_by_step, losses, n_step_target, random_env_model
 from tests.setup import random_envs
 from tests.test_sac import considered_actions
@@ -22,51 +19,10 @@ from tests.test_sac import considered_actions
 
 @pytest.mark.parametrize("top_quantiles_to_drop_per_net", [0, 2])
 def test_without_memory_it_is_sb3_contribs_tqc(top_quantiles_to_drop_per_net: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sequences of length 1 and a core that remembers nothing: the same losses and the same weights, update by update."""
-    # Torch draws normal numbers in blocks of 16: so many at once are the same as so many in two calls
-    batch_size, n_updates = 32, 6
-    network: dict[str, Any] = dict(net_arch=[16, 12], n_quantiles=7, n_critics=3)
-    common: dict[str, Any] = dict(
-        learning_rate=3e-3, tau=0.05, gamma=0.9, ent_coef="auto_0.5", seed=0, device="cpu", learning_starts=10**6
-    )
-    common |= dict(top_quantiles_to_drop_per_net=top_quantiles_to_drop_per_net)
-    recurrent: Any = RecurrentTQC(
-        "MlpLstmPolicy",
-        make_vec_env("Pendulum-v1", 2),
-        sequence_length=1,
-        reward_scale=1.0,
-        policy_kwargs=network | dict(core="none", enable_critic_lstm=False),
-        **common,
-    )
-    plain = TQC("MlpPolicy", make_vec_env("Pendulum-v1", 2), policy_kwargs=network, **common)
-    recurrent.learn(600)
-    for name in ("actor", "critic", "critic_target"):
-        for parameter, weight in zip(getattr(plain, name).parameters(), getattr(recurrent, name).parameters(), strict=True):
-            parameter.data.copy_(weight.data)
-
-    batches = [recurrent._sample_sequences(batch_size) for _ in range(n_updates)]
-
-    def transitions(samples: Any) -> ReplayBufferSamples:
-        assert samples.mask.shape == (1, batch_size)
-        observations = samples.observations
-        return ReplayBufferSamples(
-            observations[0], samples.actions[0], observations[1], samples.terminated.T, samples.rewards.T
-        )
-
-    stream, plain_stream = iter(batches), iter(batches)
-    monkeypatch.setattr(recurrent, "_sample_sequences", lambda batch_size: next(stream))
-    monkeypatch.setattr(ReplayBuffer, "sample", lambda *args, **kwargs: transitions(next(plain_stream)))
-    plain.set_logger(configure(None, []))
-    for update in range(n_updates):
-        for model in (recurrent, plain):
-            th.manual_seed(update)
-            model.train(1, batch_size)
-        for key in ("critic_loss", "actor_loss", "ent_coef", "ent_coef_loss"):
-            ours, theirs = (model.logger.name_to_value[f"train/{key}"] for model in (recurrent, plain))
-            assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6), key
-    for name in ("actor", "critic", "critic_target"):
-        for a, b in zip(getattr(recurrent, name).parameters(), getattr(plain, name).parameters(), strict=True):
-            th.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+    keys = ("critic_loss", "actor_loss", "ent_coef", "ent_coef_loss")
+    settings: dict[str, Any] = dict(ent_coef="auto_0.5", top_quantiles_to_drop_per_net=top_quantiles_to_drop_per_net)
+    network = dict(n_quantiles=7, n_critics=3)
+    assert_same_updates(RecurrentTQC, TQC, keys, monkeypatch, policy_kwargs=network, **settings)
 
 
 @pytest.mark.parametrize(("burn_in", "n_steps"), [(0, 1), (3, 3)])
@@ -123,7 +79,7 @@ def test_losses_equal_single_steps(burn_in: int, n_steps: int, monkeypatch: pyte
                         terms.append(abs((level + 0.5) / n_quantiles - (error < 0)) * huber)
             critic_terms.append(np.mean(terms))
             ((_, log_prob, action),) = considered_actions(model, pi[t], sampled[t, row])
-            mean = float(th.cat(model.critic(vf[t][None], action), dim=-1).mean())
+            mean = th.cat(model.critic(vf[t][None], action), dim=-1).mean().item()
             actor_terms.append(0.3 * log_prob - mean)
     # The oracle takes atanh of sampled actions, which loses digits near the bounds
     assert (found.critic, found.actor) == pytest.approx((np.mean(critic_terms), np.mean(actor_terms)), rel=1e-3, abs=3e-4)
