@@ -101,7 +101,9 @@ class BehaviorPolicy:
             noise = self.action_noise()
             if not np.isfinite(noise).all():
                 raise ValueError(f"action_noise={self.action_noise} gave {noise}: check its mean and standard deviation")
-            actions = np.clip(actions + noise.reshape(actions.shape), -1, 1)
+            # In the shape of the actions, or one that broadcasts, as in SB3
+            noise = noise.reshape(actions.shape) if np.size(noise) == actions.size else noise
+            actions = np.clip(actions + noise, -1, 1)
         self.staged = StagedStep(actions, step)
         return self.policy.unscale_action(actions), actions
 

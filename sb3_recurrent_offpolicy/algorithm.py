@@ -6,16 +6,18 @@ What all algorithms share: how they act, store and sample sequences inside SB3's
 """
 
 import copy
+import inspect
 import warnings
 from functools import partial
 from types import SimpleNamespace
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutReturn, Schedule, TrainFreq
 from stable_baselines3.common.vec_env import VecEnv
@@ -24,9 +26,8 @@ from sb3_recurrent_offpolicy.acting import BehaviorPolicy
 from sb3_recurrent_offpolicy.buffers import RecurrentSequenceReplayBuffer
 from sb3_recurrent_offpolicy.checks import check_actions, check_integers, check_numbers, check_positive
 from sb3_recurrent_offpolicy.diagnostics import state_staleness
-from sb3_recurrent_offpolicy.persistence import SavedAlgorithm
 from sb3_recurrent_offpolicy.policies import POLICY_NAMES, RecurrentPolicy, check_policy_name, named_policy_kwargs
-from sb3_recurrent_offpolicy.recorded import episode_as_stretch
+from sb3_recurrent_offpolicy.replaying import ReplayingAlgorithm
 from sb3_recurrent_offpolicy.rewards import RewardNormalizer
 from sb3_recurrent_offpolicy.settings import RecurrentSettings, signature_with_settings
 from sb3_recurrent_offpolicy.type_aliases import Encoded, RecurrentSequenceSamples, RNNStates
@@ -37,7 +38,7 @@ SelfRecurrentOffPolicyAlgorithm = TypeVar("SelfRecurrentOffPolicyAlgorithm", bou
 UPDATES_PER_DIAGNOSIS = 100
 
 
-class RecurrentOffPolicyAlgorithm(SavedAlgorithm):
+class RecurrentOffPolicyAlgorithm(ReplayingAlgorithm):
     """
     Base of the recurrent off-policy algorithms. Parameters are those of SB3's ``OffPolicyAlgorithm``, and these keyword
     arguments, whose defaults stand in ``default_settings``:
@@ -67,8 +68,6 @@ class RecurrentOffPolicyAlgorithm(SavedAlgorithm):
 
     # Parameters that count something and cannot be zero
     count_parameters: ClassVar[tuple[str, ...]] = ("batch_size", "n_steps")
-    # Our own parameters that the replay buffer is to be told
-    buffer_parameters: ClassVar[tuple[str, ...]] = ("sequence_length", "burn_in", "state_init", "refresh_states")
     default_settings: ClassVar[RecurrentSettings] = {
         "sequence_length": 32,
         "burn_in": 0,
@@ -79,19 +78,17 @@ class RecurrentOffPolicyAlgorithm(SavedAlgorithm):
     }
 
     policy: RecurrentPolicy
-    replay_buffer: RecurrentSequenceReplayBuffer
     behavior: BehaviorPolicy
-    reward_normalizer: RewardNormalizer
     sequence_length: int | None
     burn_in: int
-    reward_scale: float | Literal["auto"]
     max_grad_norm: float | None
     _last_episode_starts: np.ndarray
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
         cls.__signature__ = signature_with_settings(cls.__init__, cls.default_settings)  # type: ignore[attr-defined]
-        cls.policy_aliases = dict.fromkeys(POLICY_NAMES, cls.policy_type) if "policy_type" in vars(cls) else cls.policy_aliases
+        if "policy_type" in vars(cls) and "policy_aliases" not in vars(cls):
+            cls.policy_aliases = dict.fromkeys(POLICY_NAMES, cls.policy_type)
 
     def __init__(
         self,
@@ -106,15 +103,14 @@ class RecurrentOffPolicyAlgorithm(SavedAlgorithm):
         **kwargs: Any,
     ):
         settings = {name: kwargs.pop(name, default) for name, default in self.default_settings.items()}
+        if unknown := sorted(set(kwargs) - set(inspect.signature(OffPolicyAlgorithm).parameters)):
+            raise TypeError(f"{type(self).__name__}() got unexpected keyword arguments {unknown}")
         if replay_buffer_class is not None and not issubclass(replay_buffer_class, RecurrentSequenceReplayBuffer):
             raise ValueError(
                 f"replay_buffer_class={replay_buffer_class.__name__} stores no sequences with memory states "
                 "(hindsight relabelling would also invalidate them): leave it None, or pass a subclass of "
                 "RecurrentSequenceReplayBuffer"
             )
-        own = set(self.buffer_parameters) & set(replay_buffer_kwargs or {})
-        if own:
-            raise ValueError(f"replay_buffer_kwargs has {sorted(own)}: pass them to {type(self).__name__} itself")
         # SB3 and we add to them; the user's may serve another model next
         policy_kwargs = named_policy_kwargs(policy, copy.deepcopy(policy_kwargs or {}))
         super().__init__(
@@ -149,6 +145,8 @@ class RecurrentOffPolicyAlgorithm(SavedAlgorithm):
         :raises ValueError: for impossible settings, naming parameter, value and remedy
         """
         self._check_algorithm()
+        if own := sorted(set(self.buffer_parameters) & set(self.replay_buffer_kwargs)):
+            raise ValueError(f"replay_buffer_kwargs has {own}: pass them to {type(self).__name__} itself")
         check_integers(1, **{name: getattr(self, name) for name in self.count_parameters})
         check_numbers(0, 1, gamma=self.gamma, tau=self.tau)
         if self.reward_scale != "auto":
@@ -169,7 +167,8 @@ class RecurrentOffPolicyAlgorithm(SavedAlgorithm):
             warnings.warn("optimize_memory_usage=True has no effect: observations are always stored once. Leave it out.")
             # Otherwise SB3 looks for arrays that our replay buffer has not
             self.optimize_memory_usage = False
-        self.replay_buffer_kwargs = self.replay_buffer_kwargs | {name: getattr(self, name) for name in self.buffer_parameters}
+        if self.replay_buffer is None:
+            self.replay_buffer = self._make_replay_buffer()
         with warnings.catch_warnings():
             # SB3 leaves n-step returns to the buffer, here they are computed inside the sequences
             warnings.filterwarnings("ignore", message="`n_steps=")
@@ -182,14 +181,17 @@ class RecurrentOffPolicyAlgorithm(SavedAlgorithm):
             # Loaded with another number of environments: SB3 vectorises the noise of one again
             self.action_noise = self.action_noise.base_noise
         if not hasattr(self, "reward_normalizer"):
-            self.reward_normalizer = RewardNormalizer(self.n_envs, self.replay_buffer.buffer_size)
-        self.reward_normalizer.n_rows = self.replay_buffer.buffer_size
+            self.reward_normalizer = RewardNormalizer()
+        # What a loaded model knows of returns goes on counting, in a ring of today's size
+        returns = self._return_statistics(0)
+        returns.n_rows = self.replay_buffer.buffer_size
         memory = self._saved_memory
         if memory is not None and len(memory.previous_actions) == self.n_envs:
             # A loaded model can go on in the middle of an episode (load with force_reset=False)
             self.behavior.restore(memory)
         else:
-            self.reward_normalizer.begin_episodes(self.n_envs)
+            self._last_obs = None
+            returns.begin_episodes(self.n_envs)
 
     def _create_aliases(self) -> None:
         for name in self.network_names:
@@ -237,7 +239,7 @@ class RecurrentOffPolicyAlgorithm(SavedAlgorithm):
         super()._store_transition(SimpleNamespace(add=add), buffer_action, new_obs, reward, dones, infos)  # type: ignore[arg-type]
         if self.reward_scale == "auto":
             # As they will be sampled: with VecNormalize, after its own scaling
-            self.reward_normalizer.add(reward, self._last_episode_starts, self.gamma)
+            self.reward_normalizer.statistics[0].add(reward, self._last_episode_starts, self.gamma)
         self.behavior.commit()
         self._last_episode_starts = dones
 
@@ -246,46 +248,19 @@ class RecurrentOffPolicyAlgorithm(SavedAlgorithm):
     ) -> RolloutReturn:
         try:
             rollout = super().collect_rollouts(env, callback, train_freq, replay_buffer, **kwargs)
+            if not rollout.continue_training:
+                # SB3 drops the step at which a callback stops. The environment has made it: to go on later, so must we
+                step = callback.locals
+                self._store_transition(
+                    replay_buffer, step["buffer_actions"], step["new_obs"], step["rewards"], step["dones"], step["infos"]
+                )
+                self._update_info_buffer(step["infos"], step["dones"])
+                self._episode_num += int(step["dones"].sum())
         except BaseException:
             # Between the environment's step and its storage: who catches this and goes on begins a new episode
             self._last_obs = None
             raise
-        if not rollout.continue_training:
-            # SB3 drops the step at which a callback stops. The environment has made it: to go on later, so must we
-            step = callback.locals
-            self._store_transition(
-                replay_buffer, step["buffer_actions"], step["new_obs"], step["rewards"], step["dones"], step["infos"]
-            )
-            self._update_info_buffer(step["infos"], step["dones"])
-            self._episode_num += int(step["dones"].sum())
         return rollout
-
-    def add_episode(self, observations: Any, actions: np.ndarray, rewards: np.ndarray, terminated: bool) -> None:
-        """
-        Add a recorded episode, a demonstration say, to what is replayed. The policy computes its memory states, as it is now;
-        ``refresh_states`` keeps them young. Recorded episodes have a ring of their own in the replay buffer, so that only
-        recorded episodes overwrite them, and are drawn in proportion to their number of steps.
-
-        :param observations: of all T steps and the last one, as the environment gave them: (T+1, *obs), or a dict of them
-        :param actions: as the environment took them, (T, *action)
-        :param rewards: (T,)
-        :param terminated: the episode ended for good, and not by a time limit
-        :raises ValueError: if lengths do not fit, a reward is not finite, or the episode is longer than the ring
-        """
-        vec_normalize, ring = self._vec_normalize_env, self.replay_buffer.recorded_ring
-        steps = episode_as_stretch(
-            self.policy,
-            observations,
-            actions,
-            rewards,
-            terminated,
-            self.replay_buffer.rings[ring].state_offsets(len(rewards)),
-            vec_normalize.normalize_obs if vec_normalize is not None else lambda seen: seen,
-        )
-        self.replay_buffer.extend(steps, ring)
-        if self.reward_scale == "auto":
-            of_one = steps.rewards if vec_normalize is None else vec_normalize.normalize_reward(steps.rewards)
-            self.reward_normalizer.add_episode(of_one[:, 0], self.gamma)
 
     # --------------------------------------------------------------- learning
 
@@ -317,21 +292,6 @@ class RecurrentOffPolicyAlgorithm(SavedAlgorithm):
             reset_num_timesteps,
             progress_bar,
         )
-
-    def _sample_sequences(self, batch_size: int) -> RecurrentSequenceSamples:
-        """
-        :param batch_size: number of sequences
-        :return: sequences with normalised observations and scaled rewards
-        """
-        beta = self.replay_buffer.importance_beta
-        if beta > 0:
-            # Annealed to 1 towards the end of training (Schaul et al. 2016, section 3.4)
-            beta = 1.0 - (1.0 - beta) * self._current_progress_remaining
-        samples = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env, importance_beta=beta)
-        if self.reward_scale == "auto":
-            self.reward_normalizer.update()
-        self.logger.record("train/reward_factor", self.reward_factor)
-        return samples._replace(rewards=samples.rewards * self.reward_factor)
 
     def _diagnose(self, samples: RecurrentSequenceSamples, latents: th.Tensor) -> None:
         """
@@ -366,11 +326,6 @@ class RecurrentOffPolicyAlgorithm(SavedAlgorithm):
         """
         if self.replay_buffer.priority_alpha > 0:
             self.replay_buffer.update_priorities(samples, errors)
-
-    @property
-    def reward_factor(self) -> float:
-        """What sampled rewards are multiplied by; logged as ``train/reward_factor``."""
-        return self.reward_normalizer.factor if self.reward_scale == "auto" else float(self.reward_scale)
 
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
         super()._update_current_progress_remaining(num_timesteps, total_timesteps)

@@ -1,5 +1,6 @@
 """The replay buffer: rings of steps, and the sequences of a batch that are drawn from them."""
 
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -9,11 +10,12 @@ from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 from torch.utils._pytree import tree_map
 
-from sb3_recurrent_offpolicy.checks import check_lattice, check_priorities, check_room, check_sequences
+from sb3_recurrent_offpolicy.checks import check_integers, check_lattice, check_priorities, check_room, check_sequences
 from sb3_recurrent_offpolicy.drawing import draw_by_priority, draw_episodes, draw_uniformly, keep
+from sb3_recurrent_offpolicy.layout import StepLayout
 from sb3_recurrent_offpolicy.priorities import WindowPriorities
 from sb3_recurrent_offpolicy.sequences import SequenceReader, concatenate
-from sb3_recurrent_offpolicy.storage import StepLayout, StepRing
+from sb3_recurrent_offpolicy.storage import StepRing
 from sb3_recurrent_offpolicy.type_aliases import RecurrentSequenceSamples, RNNStates, Stretch
 from sb3_recurrent_offpolicy.windows import WindowLattice, default_stride
 
@@ -139,7 +141,11 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
         :param n_envs: number of environments
         :param n_rows: steps of each to keep; by default as many as of the first ring's environments
         :return: index of the new ring
+        :raises ValueError: if no sequence fits
         """
+        check_integers(1, n_envs=n_envs)
+        if n_rows is not None:
+            check_integers(self.burn_in + self._lattice.length + 1, n_rows=n_rows)
         rows = self.buffer_size if n_rows is None else n_rows
         self.rings.append(StepRing(StepLayout(self), rows, n_envs, self.state_init == "stored", self.stride))
         if self.priority_alpha > 0:
@@ -192,6 +198,8 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
         :raises ValueError: if a reward is not finite, the states do not fit, or there are more steps than the ring keeps;
             nothing is stored then
         """
+        if ring not in range(len(self.rings)):
+            raise ValueError(f"ring={ring} does not exist: add_ring() returns the index of a new one")
         target = self.rings[ring]
         target.extend(steps)
         if ring == 0:
@@ -316,17 +324,25 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
             packed[own] = ring.packed_states(times[own], envs[own], is_start)
         return one.unpack(self.to_torch(packed, copy=False))
 
-    def check_states(self, lstm_states: RNNStates) -> None:
+    def check_states(self, initial_states: Callable[[int], RNNStates]) -> None:
         """
-        :param lstm_states: memory states of a policy, one per environment
-        :raises ValueError: if they are of other shapes than those stored by :meth:`add`
+        :param initial_states: of a policy, for a number of environments
+        :raises ValueError: if stored states are of another kind
         """
-        if self.rings[0].allocated:
-            self.rings[0].check_states(lstm_states)
+        for ring in self.rings:
+            if ring.allocated:
+                ring.check_states(initial_states(ring.n_envs))
 
     def priority_statistics(self) -> dict[str, float]:
         """
-        :return: mean and largest priority of the windows of the first ring that can be drawn; empty if replay is uniform
+        :return: mean and largest priority of the windows that can be drawn; empty if replay is uniform
         """
-        ring = self.rings[0]
-        return self._priorities[0].statistics(ring.first_usable(), ring.n_added) if self._priorities else {}
+        if not self._priorities:
+            return {}
+        live = [
+            priorities.live_weights(ring.first_usable(), ring.n_added)[1].ravel()
+            for ring, priorities in zip(self.rings, self._priorities, strict=True)
+            if ring.n_added > 0
+        ]
+        found = np.concatenate(live) ** (1.0 / self.priority_alpha)
+        return {"mean": float(found.mean()), "max": float(found.max())}

@@ -8,12 +8,11 @@ from typing import Any, ClassVar, TypeVar
 
 import torch as th
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.save_util import load_from_pkl
 from stable_baselines3.common.type_aliases import GymEnv
 from torch.utils._pytree import tree_map
 
 from sb3_recurrent_offpolicy.acting import BehaviorPolicy
-from sb3_recurrent_offpolicy.buffers import RecurrentSequenceReplayBuffer
+from sb3_recurrent_offpolicy.checks import check_numbers
 from sb3_recurrent_offpolicy.policies import RecurrentPolicy
 from sb3_recurrent_offpolicy.type_aliases import Memory
 
@@ -27,7 +26,6 @@ class SavedAlgorithm(OffPolicyAlgorithm):
     optimizer_names: ClassVar[tuple[str, ...]]
 
     policy: RecurrentPolicy
-    replay_buffer: RecurrentSequenceReplayBuffer
     behavior: BehaviorPolicy
     algorithm_name: str
     # Of the episodes that ran when the model was saved
@@ -64,19 +62,21 @@ class SavedAlgorithm(OffPolicyAlgorithm):
         :param print_system_info: print what system the model was saved on, and the present one
         :param force_reset: begin a new episode before training; False goes on in the episode in which the model was saved
         :param kwargs: settings of the algorithm that replace the saved ones, e.g. ``burn_in=20``. Of ``policy_kwargs`` only
-            ``memory_lr_scale`` can be replaced; others may be given if they are what was saved
+            ``memory_lr_scale`` can be replaced; others may be given again as when the model was made
         :return: new model instance with loaded parameters
         :raises ValueError: if the file holds no complete model of this class, or one that what is passed on does not fit
         """
         # A subclass may take some by name and pass on others
-        known = {
-            name for base in cls.__mro__ if issubclass(base, SavedAlgorithm) for name in inspect.signature(base).parameters
-        }
+        algorithms = [base for base in cls.__mro__ if hasattr(base, "policy_type")]
+        known = {name for algorithm in algorithms for name in inspect.signature(algorithm).parameters}
         known -= {"policy", "env", "device", "args", "kwargs", "_init_setup_model"}
         if unknown := sorted(set(kwargs) - known):
             raise ValueError(f"{cls.__name__}.load does not know {unknown}; settings that can be replaced: {sorted(known)}")
         # SB3 compares them with all that is saved; what is not given stays as it was
         given = kwargs.pop("policy_kwargs", None) or {}
+        if "use_sde" in kwargs:
+            given = given | {"use_sde": kwargs.pop("use_sde")}
+        check_numbers(0, memory_lr_scale=given.get("memory_lr_scale", 1.0))
         try:
             model = super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
         except (AssertionError, KeyError, RuntimeError, ValueError) as error:
@@ -104,44 +104,6 @@ class SavedAlgorithm(OffPolicyAlgorithm):
         # Must load on machines without this device
         self._saved_memory = tree_map(lambda tensor: tensor.cpu(), self.behavior.memory)
         super().save(path, exclude, include)
-
-    def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
-        """
-        Load a replay buffer from a pickle file. The next ``learn`` begins a new episode: the buffer's last one is not
-        going on.
-
-        :param path: path to the pickled replay buffer
-        :param truncate_last_traj: without effect, for compatibility
-        :raises ValueError: if the file holds another kind of buffer, or one recorded with other settings; the present buffer
-            stays in place
-        """
-        loaded = load_from_pkl(path, self.verbose)
-        if not isinstance(loaded, RecurrentSequenceReplayBuffer):
-            raise ValueError(f"{path} holds a {type(loaded).__name__}, not a RecurrentSequenceReplayBuffer")
-        # Users drop the present one to have room for another
-        present_buffer = self.replay_buffer or self._make_replay_buffer()
-        for name in ("n_envs", "observation_space", "action_space", *RecurrentSequenceReplayBuffer.settings):
-            recorded, present = getattr(loaded, name), getattr(present_buffer, name)
-            if recorded != present:
-                raise ValueError(
-                    f"{path} was recorded with {name}={recorded}, this model has {name}={present}: load it into a model with "
-                    f"{name}={recorded}, or go on without it"
-                )
-        loaded.check_states(self.policy.initial_states(self.n_envs))
-        loaded.device = self.device
-        self.replay_buffer = loaded
-        self._last_obs = None
-
-    def _make_replay_buffer(self) -> RecurrentSequenceReplayBuffer:
-        assert self.replay_buffer_class is not None and issubclass(self.replay_buffer_class, RecurrentSequenceReplayBuffer)
-        return self.replay_buffer_class(
-            self.buffer_size,
-            self.observation_space,
-            self.action_space,
-            device=self.device,
-            n_envs=self.n_envs,
-            **self.replay_buffer_kwargs,
-        )
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), *self.network_names, "behavior", "_torch_generator"]

@@ -148,18 +148,8 @@ class WindowPriorities:
         self._refresh_new(first, last)
         return low, self.weights[slots]
 
-    def statistics(self, first: int, last: int) -> dict[str, float]:
-        """
-        :param first: first time that can be sampled
-        :param last: time after the last one
-        :return: mean and largest priority of the windows between them
-        """
-        _, weights = self.live_weights(first, last)
-        priorities = weights ** (1.0 / self.alpha)
-        return {"mean": float(priorities.mean()), "max": float(priorities.max())}
-
     def _finite(self, errors: np.ndarray) -> np.ndarray:
-        """An infinite error would make one window the only one that is ever drawn: it counts as the largest finite one."""
+        """An infinite error would make one window the only one that is ever drawn: it counts as the largest known one."""
         return np.where(np.isfinite(errors), errors, self.largest_error)
 
     def _refresh_new(self, first: int, last: int) -> None:

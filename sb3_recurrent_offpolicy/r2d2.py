@@ -40,6 +40,8 @@ OWN_PARAMETERS = (
 class _PendingStep(NamedTuple):
     """The newest step of each environment: its error is known once the next observation has been seen."""
 
+    n_added: int
+    """Steps of each environment in the ring, this one included"""
     q_values: np.ndarray
     """Of the actions taken, (n_envs,)"""
     greedy_values: np.ndarray
@@ -284,11 +286,13 @@ class R2D2(RecurrentOffPolicyAlgorithm):
             return
         q_values = self.behavior.staged.policy_step.q_values
         greedy_values = q_values.max(axis=1)
-        if self._pending_step is not None:
+        ring = self.replay_buffer.rings[0]
+        # A buffer that was reset meanwhile does not hold the step
+        if self._pending_step is not None and self._pending_step.n_added == ring.n_added:
             self.replay_buffer.set_newest_errors(self._errors_of(self._pending_step, greedy_values))
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
         taken = q_values[np.arange(self.n_envs), buffer_action.reshape(-1)]
-        self._pending_step = _PendingStep(taken, greedy_values, reward)
+        self._pending_step = _PendingStep(ring.n_added, taken, greedy_values, reward)
 
     def _errors_of(self, step: _PendingStep, next_values: np.ndarray) -> np.ndarray:
         """

@@ -7,7 +7,7 @@ import numpy as np
 
 # Steps between two updates of the statistics where no update of a network asks for them
 STEPS_PER_UPDATE = 256
-# The past is forgotten in portions of this fraction of the replay buffer
+# The past is forgotten in portions of this fraction of a ring
 N_PORTIONS = 64
 # No return is scaled beyond this size; ``VecNormalize`` clips rewards there
 LARGEST_SCALED_RETURN = 10.0
@@ -15,26 +15,19 @@ LARGEST_SCALED_RETURN = 10.0
 LARGEST_RISE = 1.01
 
 
-class RewardNormalizer:
+class ReturnStatistics:
     """
-    Divide rewards by the deviation of the discounted returns that the replay buffer holds.
-
-    As in ``VecNormalize``, the return is accumulated forwards, G_t = gamma G_{t-1} + r_t, and restarts with every episode.
-    Three things differ, because a critic has learned on the scale of yesterday. Statistics cover the steps in the replay
-    buffer, so that an outlier is forgotten when it is overwritten. No return becomes larger than 10: one success in many
-    thousand steps has hardly any deviation, and dividing by it would make a single reward of 1 a reward of 100. And the
-    factor rises by 1 % per update at most; it falls at once, because a reward that is too large does harm.
+    Statistics of the discounted returns of the steps that a ring holds. As in ``VecNormalize``, the return is accumulated
+    forwards, G_t = gamma G_{t-1} + r_t, and restarts with every episode.
 
     :param n_envs: number of environments
-    :param n_rows: steps of each environment that the replay buffer keeps
+    :param n_rows: steps of each environment that the ring keeps
     """
 
     def __init__(self, n_envs: int, n_rows: int):
         self.n_rows = n_rows
-        self.factor = 1.0
-        self._is_set = False
         # Count, sum, sum of squares and largest size of the returns in each portion; the last one grows
-        self._portions: deque[np.ndarray] = deque()
+        self.portions: deque[np.ndarray] = deque()
         self._new_returns: list[np.ndarray] = []
         self.begin_episodes(n_envs)
 
@@ -53,17 +46,40 @@ class RewardNormalizer:
         self._returns = gamma * self._returns * ~episode_starts + rewards
         self._new_returns.append(self._returns)
         if len(self._new_returns) >= STEPS_PER_UPDATE:
-            self._count_new_returns()
+            self.count()
 
-    def add_episode(self, rewards: np.ndarray, gamma: float) -> None:
-        """
-        :param rewards: of a recorded episode, (T,)
-        :param gamma: discount factor
-        """
-        self._count_new_returns()
-        discounted = 0.0
-        returns = [discounted := gamma * discounted + reward for reward in rewards.tolist()]
-        self._count(np.array(returns))
+    def count(self) -> None:
+        """Bring the portions up to date."""
+        if not self._new_returns:
+            return
+        returns, self._new_returns = np.concatenate(self._new_returns), []
+        new = np.array([len(returns), returns.sum(), np.square(returns).sum(), np.abs(returns).max()])
+        capacity = len(self._returns) * self.n_rows
+        if not self.portions or self.portions[-1][0] >= capacity / N_PORTIONS:
+            self.portions.append(new)
+        else:
+            self.portions[-1][:3] += new[:3]
+            self.portions[-1][3] = max(self.portions[-1][3], new[3])
+        n_kept = sum(portion[0] for portion in self.portions)
+        while n_kept - self.portions[0][0] >= capacity:
+            n_kept -= self.portions.popleft()[0]
+
+
+class RewardNormalizer:
+    """
+    Divide rewards by the deviation of the discounted returns that the replay buffer holds.
+
+    Three things differ from ``VecNormalize``, because a critic has learned on the scale of yesterday. Statistics cover the
+    steps in the replay buffer, so that an outlier is forgotten when it is overwritten. No return becomes larger than 10: one
+    success in many thousand steps has hardly any deviation, and dividing by it would make a single reward of 1 a reward of
+    100. And the factor rises by 1 % per update at most; it falls at once, because a reward that is too large does harm.
+    """
+
+    def __init__(self) -> None:
+        self.factor = 1.0
+        self._is_set = False
+        # By index of the ring
+        self.statistics: dict[int, ReturnStatistics] = {}
 
     def update(self) -> float:
         """
@@ -71,11 +87,13 @@ class RewardNormalizer:
 
         :return: the factor; 1 as long as all returns are alike, when there is nothing to scale by
         """
-        self._count_new_returns()
-        if not self._portions:
+        for statistics in self.statistics.values():
+            statistics.count()
+        portions = [portion for statistics in self.statistics.values() for portion in statistics.portions]
+        if not portions:
             return self.factor
-        count, total, squares, _ = np.sum(self._portions, axis=0)
-        largest = max(portion[3] for portion in self._portions)
+        count, total, squares, _ = np.sum(portions, axis=0)
+        largest = max(portion[3] for portion in portions)
         deviation = math.sqrt(max(squares / count - (total / count) ** 2, 0.0))
         # Anything smaller is rounding
         if deviation > 1e-6 * largest:
@@ -83,21 +101,3 @@ class RewardNormalizer:
             self.factor = min(wanted, LARGEST_RISE * self.factor) if self._is_set else wanted
             self._is_set = True
         return self.factor
-
-    def _count_new_returns(self) -> None:
-        if not self._new_returns:
-            return
-        returns, self._new_returns = np.concatenate(self._new_returns), []
-        self._count(returns)
-
-    def _count(self, returns: np.ndarray) -> None:
-        n_envs = len(self._returns)
-        new = np.array([len(returns), returns.sum(), np.square(returns).sum(), np.abs(returns).max()])
-        if not self._portions or self._portions[-1][0] >= n_envs * self.n_rows / N_PORTIONS:
-            self._portions.append(new)
-        else:
-            self._portions[-1][:3] += new[:3]
-            self._portions[-1][3] = max(self._portions[-1][3], new[3])
-        n_kept = sum(portion[0] for portion in self._portions)
-        while n_kept - self._portions[0][0] >= n_envs * self.n_rows:
-            n_kept -= self._portions.popleft()[0]

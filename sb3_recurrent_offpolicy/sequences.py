@@ -57,15 +57,17 @@ class SequenceReader:
             prefix_cells = ring.cells(prefix, envs[:n_burn_in])
             burn_in = BurnIn(
                 self._observations(ring.read_observations(prefix_cells[1:]), vec_normalize),
-                self._previous_actions(ring.read(ring.actions, prefix_cells[:-1]), is_start[:n_burn_in]),
+                self._previous_actions(ring.read(ring.actions, prefix_cells[:-1]), (is_start | (begins == 0))[:n_burn_in]),
             )
         actions = ring.read(ring.actions, cells)
         action_before = ring.read(ring.actions, ring.cells(firsts - 1, envs))
         observations = ring.observations_with_successor(successor_cells, firsts + lengths, lengths, envs)
+        # What was done before the ring's first step is not known
+        has_none = (is_start & ~prefixed) | (firsts == 0)
         rewards = self.buffer._normalize_reward(ring.read(ring.rewards, cells), vec_normalize)
         return RecurrentSequenceSamples(
             observations=self._observations(observations, vec_normalize),
-            previous_actions=self._previous_actions(np.concatenate([action_before[None], actions]), is_start & ~prefixed),
+            previous_actions=self._previous_actions(np.concatenate([action_before[None], actions]), has_none),
             actions=self._tensor(actions),
             rewards=self._tensor(rewards),
             terminated=self._tensor(ring.read(ring.terminated, cells).astype(np.float32)),
@@ -80,10 +82,10 @@ class SequenceReader:
     def _tensor(self, array: np.ndarray) -> th.Tensor:
         return self.buffer.to_torch(array, copy=False)
 
-    def _previous_actions(self, actions: np.ndarray, first_is_start: np.ndarray) -> th.Tensor:
-        """Encoded actions, each one step before what it is fed with; none precedes the start of an episode."""
+    def _previous_actions(self, actions: np.ndarray, first_has_none: np.ndarray) -> th.Tensor:
+        """Encoded actions, each one step before what it is fed with; where there is none, zeros."""
         previous = encode_actions(self._tensor(actions), self.buffer.action_space)
-        no_action = self._tensor(first_is_start[:, None])
+        no_action = self._tensor(first_has_none[:, None])
         return th.cat([previous[:1].masked_fill(no_action, 0.0), previous[1:]])
 
     def _observations(self, observations: Any, vec_normalize: VecNormalize | None) -> Any:

@@ -49,7 +49,7 @@ def signature_with_settings(constructor: Callable[..., Any], defaults: Mapping[s
     """
     signature = inspect.signature(constructor)
     parameters = [parameter for name, parameter in signature.parameters.items() if name != "self"]
-    if parameters[-1].name == "settings":
+    if parameters and parameters[-1].name == "settings":
         shown = {parameter.name for parameter in parameters}
         parameters[-1:] = [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value)

@@ -13,46 +13,10 @@ from typing import Any
 import numpy as np
 import psutil
 import torch as th
-from stable_baselines3.common.buffers import ReplayBuffer
 
+from sb3_recurrent_offpolicy.layout import StepLayout
 from sb3_recurrent_offpolicy.preprocessing import map_observation
 from sb3_recurrent_offpolicy.type_aliases import RNNStates, Stretch
-
-
-class StepLayout:
-    """
-    What a step is made of: shapes and types of its parts.
-
-    :param buffer: replay buffer of the observation and action spaces
-    """
-
-    def __init__(self, buffer: ReplayBuffer):
-        space = buffer.observation_space
-        self.action_dim = buffer.action_dim
-        self.action_dtype = buffer._maybe_cast_dtype(buffer.action_space.dtype)
-        self.observations: dict[str | None, tuple[tuple[int, ...], Any]] = {None: (buffer.obs_shape, space.dtype)}
-        self.has_dict_observations = isinstance(buffer.obs_shape, dict)
-        if isinstance(buffer.obs_shape, dict):
-            entries = space.spaces
-            self.observations = {key: (shape, entries[key].dtype) for key, shape in buffer.obs_shape.items()}
-
-    def arrays(self, n_rows: int, n_envs: int, n_slots: int, state_size: int) -> list[tuple[tuple[int, ...], Any]]:
-        """
-        :param n_rows: steps of each environment
-        :param n_envs: number of environments
-        :param n_slots: memory states of each environment
-        :param state_size: floats per memory state
-        :return: shape and dtype of actions, rewards, terminated, episode_steps, states, and then of the observations
-        """
-        steps = (n_rows, n_envs)
-        return [
-            ((*steps, self.action_dim), self.action_dtype),
-            (steps, np.float32),
-            (steps, np.bool_),
-            (steps, np.int32),
-            ((n_slots, n_envs, state_size), np.float32),
-            *((((*steps, *shape)), dtype) for shape, dtype in self.observations.values()),
-        ]
 
 
 class StepRing:
@@ -107,6 +71,8 @@ class StepRing:
         # A memory that actor and critic share is stored once
         self._shared_state = lstm_states.vf is lstm_states.pi
         self._state_shapes = self._shapes(lstm_states)
+        if any(shape[1] != self.n_envs for part in self._state_shapes for shape in part):
+            raise ValueError(f"lstm_states have the shapes {self._state_shapes}, but there are {self.n_envs} environments")
         state_size = self._pack(lstm_states).shape[-1]
         required, available = self.estimate_nbytes(state_size), psutil.virtual_memory().available
         if required > available:
@@ -150,12 +116,13 @@ class StepRing:
         :param lstm_states: memory states of a policy, one per environment
         :raises ValueError: if they are of other shapes than the stored ones
         """
-        shapes = self._shapes(lstm_states)
-        if shapes != self._state_shapes:
+        shapes, is_shared = self._shapes(lstm_states), lstm_states.vf is lstm_states.pi
+        if shapes != self._state_shapes or is_shared != self._shared_state:
+            whose = {True: "of a shared memory", False: "of two memories"}
             raise ValueError(
-                f"lstm_states have the shapes {shapes}, this buffer holds states of shapes {self._state_shapes}: it "
-                "belongs to a policy with another memory or another number of environments. Load the buffer that was saved "
-                "with this model."
+                f"lstm_states {whose[is_shared]} have the shapes {shapes}, this buffer holds states "
+                f"{whose[self._shared_state]} with the shapes {self._state_shapes}: it belongs to a policy with another "
+                "memory or another number of environments. Load the buffer that was saved with this model."
             )
 
     @staticmethod
@@ -190,6 +157,8 @@ class StepRing:
         :param envs: (B,)
         :param lstm_states: (n_layers, B, hidden) each
         """
+        if self.states.shape[2] == 0:
+            return
         stored = (times % self.stride == 0) & (times >= self.first_usable())
         self.states[self._slot(times[stored]), envs[stored]] = self._pack(lstm_states)[stored]
 
@@ -213,10 +182,16 @@ class StepRing:
 
         :raises ValueError: if a reward is not finite or the states do not fit; nothing is stored then
         """
+        if not rewards.shape == terminated.shape == episode_starts.shape == (self.n_envs,):
+            shapes = rewards.shape, terminated.shape, episode_starts.shape
+            raise ValueError(f"rewards, dones and episode_starts have the shapes {shapes}, expected ({self.n_envs},) each")
         self._check_rewards(rewards)
         if not self.allocated:
             self._allocate(lstm_states)
         row = self.n_added % self.n_rows
+        # What may not fit comes first: until time moves on, the row is nobody's
+        map_observation(lambda ring, value: self._write(ring, row, value), self.observations, observations)
+        self._write(self.actions, row, actions)
         if self.stores_states and self.n_added % self.stride == 0:
             self.check_states(lstm_states)
             self.states[self._slot(self.n_added)] = self._pack(lstm_states)
@@ -230,8 +205,6 @@ class StepRing:
                 self.final_observations[(self.n_added - 1) * self.n_envs + env] = self.next_observation(env)
                 self._longest_episode = max(self._longest_episode, int(self.next_episode_steps[env]))
 
-        map_observation(lambda ring, value: self._write(ring, row, value), self.observations, observations)
-        self._write(self.actions, row, actions)
         self.rewards[row] = rewards
         self.terminated[row] = terminated
         self.next_episode_steps[starting] = 0
@@ -249,11 +222,17 @@ class StepRing:
         """
         n_steps = len(steps.rewards)
         offsets = self.state_offsets(n_steps)
-        self._check_stretch(steps, n_steps, len(offsets))
+        if not 0 < n_steps <= self.n_rows:
+            raise ValueError(
+                f"{n_steps} steps are more than the {self.n_rows} that are kept, or none: add them in several stretches"
+            )
+        self.layout.check(steps, self.n_envs, len(offsets) if self.stores_states else None)
+        self._check_rewards(steps.rewards)
         if not self.allocated:
             self._allocate(steps.lstm_states)
-        if len(offsets) > 0:
+        elif len(offsets) > 0:
             self.check_states(steps.lstm_states)
+        if len(offsets) > 0:
             self.states[self._slot(self.n_added + offsets)] = self._pack(steps.lstm_states)
 
         oldest = self.n_added + n_steps - self.n_rows
@@ -280,32 +259,6 @@ class StepRing:
         self._next_observations = map_observation(np.array, steps.next_observations)
         self.n_added += n_steps
 
-    def _check_stretch(self, steps: Stretch, n_steps: int, n_states: int) -> None:
-        if not 0 < n_steps <= self.n_rows:
-            raise ValueError(
-                f"{n_steps} steps are more than the {self.n_rows} that are kept, or none: add them in several stretches"
-            )
-        entries = steps.observations.values() if isinstance(steps.observations, dict) else [steps.observations]
-        arrays = [*entries, steps.actions, steps.rewards, steps.terminated, steps.episode_starts]
-        expected = (n_steps, self.n_envs)
-        if any(np.shape(array)[:2] != expected for array in arrays):
-            shapes = [np.shape(array) for array in arrays]
-            raise ValueError(
-                f"steps has arrays of shapes {shapes}: the first two axes must be {(n_steps, self.n_envs)}, (T, n_envs)"
-            )
-        given = {len(array) for part in steps.lstm_states for array in part}
-        if self.stores_states and given and given != {n_states}:
-            raise ValueError(
-                f"lstm_states has {sorted(given)} states, but {n_states} are stored: give those at state_offsets({n_steps})"
-            )
-        inner = {(t - 1, env) for t, env in np.argwhere(steps.episode_starts).tolist() if t > 0}
-        if missing := sorted(inner - set(steps.final_observations)):
-            raise ValueError(
-                f"final_observations has no entry for (step, environment) {missing}, where the next step begins another "
-                "episode: give the last observation of each episode that ends within the stretch"
-            )
-        self._check_rewards(steps.rewards)
-
     @staticmethod
     def _check_rewards(rewards: np.ndarray) -> None:
         if not np.isfinite(rewards).all():
@@ -328,6 +281,10 @@ class StepRing:
         if self.n_added < self.n_rows:
             return 0
         return math.ceil((self.n_added - self.n_rows + 1) / self.stride) * self.stride
+
+    def rows_in_order(self) -> np.ndarray:
+        """Rows of all steps, the oldest first."""
+        return np.arange(max(self.n_added - self.n_rows, 0), self.n_added) % self.n_rows
 
     def max_episode_length(self) -> int:
         """No episode in the ring is longer, the running ones included."""

@@ -4,7 +4,6 @@ import copy
 import pickle
 from typing import Any
 
-import cloudpickle
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.noise import NormalActionNoise
 
 from sb3_recurrent_offpolicy import R2D2, RecurrentDDPG, RecurrentSAC, RecurrentTD3, RecurrentTQC
 from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
@@ -28,6 +28,7 @@ ALGORITHMS: list[tuple[type[RecurrentOffPolicyAlgorithm], dict[str, Any]]] = [
     (RecurrentTQC, {}),
     (RecurrentSAC, dict(env=spaces.Discrete(3))),
     (R2D2, dict(env=spaces.Discrete(3), burn_in=0)),
+    (R2D2, dict(env=spaces.Discrete(3), burn_in=0, policy_kwargs=dict(average_decay=0.9, net_arch=[7]))),
 ]
 
 
@@ -82,7 +83,7 @@ class CopyEverywhere(BaseCallback):
         observation = np.zeros((2, 2), dtype=np.float32)
         expected = self.model.predict(observation, deterministic=True)[0]
         behavior: Any = self.model.behavior  # type: ignore[attr-defined]
-        for each_behavior in (copy.deepcopy(behavior), cloudpickle.loads(cloudpickle.dumps(behavior))):
+        for each_behavior in (copy.deepcopy(behavior), pickle.loads(pickle.dumps(behavior))):
             assert (each_behavior.staged is None) == (behavior.staged is None)
             assert th.equal(each_behavior.memory.previous_actions, behavior.memory.previous_actions)
         for each in (policy, again, copy.deepcopy(self.model)):
@@ -225,7 +226,7 @@ def test_what_acts_can_be_sent_to_another_process(
 ) -> None:
     """A copy of it, and what it stages and commits, is all that collecting needs: the same actions, the same memory."""
     model = make(algorithm, kwargs | dict(learning_starts=0)).learn(40)
-    sent = cloudpickle.loads(cloudpickle.dumps(model.behavior))
+    sent = pickle.loads(pickle.dumps(model.behavior))
     generator = np.random.default_rng(0)
     starts = np.array([True, False])
     for _ in range(5):
@@ -251,3 +252,38 @@ def test_a_step_is_committed_once() -> None:
     assert model.behavior.memory is not before
     with pytest.raises(AssertionError, match="staged by act"):
         model.behavior.commit()
+
+
+def test_noise_of_one_number_counts_for_all_dimensions() -> None:
+    model = make(RecurrentTD3, dict(action_noise=NormalActionNoise(np.zeros(1), 0.3 * np.ones(1)), gradient_steps=0)).learn(60)
+    noisy = model.replay_buffer.rings[0].actions[15:30]
+    quiet = make(RecurrentTD3, dict(gradient_steps=0)).learn(60).replay_buffer.rings[0].actions[15:30]
+    assert np.abs(noisy - quiet).max() > 0.05
+
+
+class StopsAtNan(BaseCallback):
+    def _on_step(self) -> bool:
+        return bool(np.isfinite(self.locals["rewards"]).all())
+
+
+def test_a_callback_that_stops_at_a_reward_that_is_no_number() -> None:
+    """The step cannot be stored: as after any exception, going on begins an episode."""
+
+    def failing() -> gym.Env:
+        env = Failing(RandomEnv(OBSERVATION_SPACE, ACTION_SPACE, lengths=(40,)))
+        env.after_the_step = True
+        return env
+
+    model = model_on(make_vec_env(failing, 1, seed=0), train_freq=1)
+    with pytest.raises(ValueError, match="not finite"):
+        model.learn(30, callback=StopsAtNan())
+    assert model._last_obs is None
+    model.learn(20, reset_num_timesteps=False)
+    assert model.replay_buffer.rings[0].episode_steps[12, 0] == 0
+
+
+@pytest.mark.parametrize(("algorithm", "kwargs"), ALGORITHMS)
+def test_no_memory_and_refreshed_states(algorithm: type[RecurrentOffPolicyAlgorithm], kwargs: dict[str, Any]) -> None:
+    kwargs = kwargs | dict(burn_in=2, refresh_states=True, policy_kwargs=dict(core="none", net_arch=[4]))
+    model = make(algorithm, kwargs).learn(60)
+    assert model._n_updates > 0 and model.replay_buffer.rings[0].states.shape[2] == 0

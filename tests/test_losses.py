@@ -161,11 +161,12 @@ def test_reward_scale() -> None:
     for factor in (1.0, 1000.0):
         model = random_env_model(SAC, reward_scale="auto")
         model.replay_buffer.rings[0].rewards *= factor
-        model.reward_normalizer = RewardNormalizer(3, 300)
+        model.reward_normalizer = RewardNormalizer()
+        statistics = model._return_statistics(0)
         for rewards, steps in zip(
             model.replay_buffer.rings[0].rewards[:150], model.replay_buffer.rings[0].episode_steps, strict=False
         ):
-            model.reward_normalizer.add(rewards, steps == 0, model.gamma)
+            statistics.add(rewards, steps == 0, model.gamma)
         models.append(model)
     batches = []
     for model in models:

@@ -5,16 +5,17 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from sb3_recurrent_offpolicy.rewards import LARGEST_RISE, LARGEST_SCALED_RETURN, RewardNormalizer
+from sb3_recurrent_offpolicy.rewards import LARGEST_RISE, LARGEST_SCALED_RETURN, ReturnStatistics, RewardNormalizer
 
 GAMMA = 0.95
 
 
 def factors(rewards: np.ndarray, n_rows: int = 100_000, episode_length: int = 200, train_freq: int = 1) -> Iterator[float]:
     """The factor after each step of one environment, an update following every ``train_freq`` steps."""
-    normalizer = RewardNormalizer(1, n_rows)
+    normalizer, returns_of_ring = RewardNormalizer(), ReturnStatistics(1, n_rows)
+    normalizer.statistics[0] = returns_of_ring
     for step, reward in enumerate(rewards):
-        normalizer.add(np.array([reward]), np.array([step % episode_length == 0]), GAMMA)
+        returns_of_ring.add(np.array([reward]), np.array([step % episode_length == 0]), GAMMA)
         if step % train_freq == 0:
             normalizer.update()
         yield normalizer.factor
@@ -83,9 +84,11 @@ def test_several_environments_and_whole_episodes() -> None:
     """One update after many steps counts what many updates count."""
     generator = np.random.default_rng(0)
     rewards, starts = generator.normal(size=(700, 3)), generator.random((700, 3)) < 0.1
-    often, seldom = RewardNormalizer(3, 1_000), RewardNormalizer(3, 1_000)
+    often, seldom = RewardNormalizer(), RewardNormalizer()
+    for normalizer in (often, seldom):
+        normalizer.statistics[0] = ReturnStatistics(3, 1_000)
     for reward, start in zip(rewards, starts, strict=True):
         for normalizer in (often, seldom):
-            normalizer.add(reward, start, GAMMA)
-        often._count_new_returns()
+            normalizer.statistics[0].add(reward, start, GAMMA)
+        often.statistics[0].count()
     assert seldom.update() == pytest.approx(often.update(), rel=1e-12)

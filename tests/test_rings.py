@@ -10,13 +10,15 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_recurrent_offpolicy import R2D2, RecurrentSAC, RecurrentTD3
+from sb3_recurrent_offpolicy.algorithm import UPDATES_PER_DIAGNOSIS
 from sb3_recurrent_offpolicy.buffers import RecurrentSequenceReplayBuffer
 from sb3_recurrent_offpolicy.sequences import concatenate
 from sb3_recurrent_offpolicy.type_aliases import RNNStates, Stretch
-from tests.envs import RandomEnv
+from tests.envs import RandomEnv, RecallEnv
 from tests.recorder import ACTION_SPACE, CONTINUES, RESETS, TERMINATES, TRUNCATES, Recorder, make_buffer
 from tests.setup import model_on, random_envs
 
@@ -224,13 +226,16 @@ def test_stretches_that_do_not_fit_leave_the_ring_as_it_is() -> None:
     )
     bad: list[tuple[dict[str, Any], str]] = [
         (dict(final_observations={}), r"no entry for \(step, environment\) \[\(1, 0\)\]"),
-        (dict(actions=good.actions[:3]), "the first two axes must be"),
-        (dict(terminated=good.terminated[:, :1]), "the first two axes must be"),
+        (dict(actions=good.actions[:3]), "steps has arrays of shapes"),
+        (dict(terminated=good.terminated[:, :1]), "steps has arrays of shapes"),
         (
             dict(lstm_states=too_few),
             r"has \[1\] states, but 2 are stored",
         ),
         (dict(lstm_states=too_small), "another memory"),
+        (dict(observations=good.observations[..., :1]), r"'observations': \(4, 2, 1\)"),
+        (dict(next_observations=good.next_observations[:1]), r"'next_observations': \(1, 2\)"),
+        (dict(rewards=good.rewards[..., None]), r"'rewards': \(4, 2, 1\)"),
         (dict(rewards=np.full((4, 2), np.nan)), r"environment\(s\) \[0, 1\] is not finite"),
         (dict(rewards=np.zeros((0, 2))), "0 steps are more than the 20 that are kept, or none"),
     ]
@@ -238,6 +243,60 @@ def test_stretches_that_do_not_fit_leave_the_ring_as_it_is() -> None:
         with pytest.raises(ValueError, match=message):
             buffer.extend(good._replace(**changes))
         assert pickle.dumps(buffer) == before
+
+
+@pytest.mark.parametrize("kwargs", [dict(n_envs=0), dict(n_envs=1.5), dict(n_rows=0), dict(n_rows=4)])
+def test_rings_in_which_no_sequence_fits(kwargs: dict[str, Any]) -> None:
+    buffer = make_buffer(40, sequence_length=4)
+    recorder = Recorder(make_buffer(40, sequence_length=4))
+    recorder.add([CONTINUES])
+    ((name, value),) = kwargs.items()
+    with pytest.raises(ValueError, match=f"{name}={value} must be"):
+        buffer.add_ring(**kwargs)
+    with pytest.raises(ValueError, match=r"ring=1 does not exist: add_ring\(\)"):
+        buffer.extend(stretch_of(recorder, 0, np.array([0])), 1)
+    assert len(buffer.rings) == 1
+
+
+def test_steps_that_do_not_fit_leave_the_ring_as_it_is() -> None:
+    buffer = make_buffer(40, 2, sequence_length=4)
+    recorder = Recorder(buffer)
+    for _ in range(5):
+        recorder.add([CONTINUES, TERMINATES])
+    zeros, states = np.zeros((2, 2)), recorder.as_states(np.zeros((2, 3)))
+    good: dict[str, Any] = dict(
+        obs=zeros, next_obs=zeros, action=np.zeros((2, 3)), reward=np.zeros(2), done=np.zeros(2), infos=[{}, {}]
+    )
+    good |= dict(episode_starts=np.ones(2), lstm_states=states)
+    ring = buffer.rings[0]
+    finals, n_added = dict(ring.final_observations), ring.n_added
+    for bad in (
+        dict(obs=np.zeros((2, 3))),
+        dict(action=np.zeros((2, 2))),
+        dict(reward=np.zeros(3)),
+        dict(done=np.zeros(1)),
+        dict(episode_starts=np.zeros(1)),
+    ):
+        with pytest.raises(ValueError):
+            buffer.add(**good | bad)
+        assert (ring.final_observations.keys(), ring.n_added) == (finals.keys(), n_added)
+        recorder.check(buffer.sample(8))
+    fresh = make_buffer(40, 2, sequence_length=4)
+    with pytest.raises(ValueError, match="there are 2 environments"):
+        fresh.add(**good | dict(lstm_states=recorder.as_states(np.zeros((1, 3)))))
+
+
+def test_what_was_done_before_the_first_step_is_not_made_up() -> None:
+    """A ring that did not see its first episode begin: action 0 of a Discrete space is an action, not none."""
+    buffer = RecurrentSequenceReplayBuffer(
+        40, spaces.Box(-1, 1, (1,), np.float32), spaces.Discrete(3), "cpu", sequence_length=4, burn_in=0, seed=0
+    )
+    zeros, states = np.zeros((1, 1)), RNNStates((th.zeros(1, 1, 2),), (th.zeros(1, 1, 2),))
+    for _ in range(6):
+        buffer.add(zeros, zeros, np.ones((1, 1)), np.zeros(1), np.zeros(1), [{}], np.zeros(1), states)
+    samples = buffer.sample(32)
+    first = samples.previous_actions[0][th.as_tensor(samples.indices == 0)]
+    assert len(first) > 0 and not first.any()
 
 
 # ------------------------------------------------------------ recorded episodes
@@ -306,17 +365,75 @@ def test_recorded_images_and_normalised_observations() -> None:
 
 def test_what_is_no_episode() -> None:
     model = model_on(random_envs(1))
-    zeros = np.zeros((5, 2), dtype=np.float32)
-    for observations, actions, rewards in (
-        (zeros, np.zeros((5, 3)), np.zeros(5)),
-        (zeros, np.zeros((3, 3)), np.zeros(4)),
-        (zeros[:1], np.zeros((0, 3)), np.zeros(0)),
+    observations, actions, rewards = np.zeros((5, 2)), np.zeros((4, 3)), np.zeros(4)
+    for changes, message in (
+        (dict(actions=np.zeros((5, 3))), r"actions has the shape \(5, 3\), an episode of this length has \(4, 3\)"),
+        (dict(actions=np.zeros((4, 1))), r"actions has the shape \(4, 1\)"),
+        (dict(actions=np.full((4, 3), 9.0)), r"actions holds 9\.0, which does not lie in Box"),
+        (dict(actions=np.full((4, 3), np.nan)), "actions holds nan"),
+        (dict(observations=np.zeros((4, 2))), r"observations has the shape \(4, 2\)"),
+        (dict(observations=np.full((5, 2), np.inf)), "observations holds inf"),
+        (dict(rewards=np.zeros((4, 1))), r"rewards has the shape \(4, 1\)"),
+        (dict(rewards=np.zeros(0)), r"at least one, \(T,\)"),
+        (dict(rewards=np.array([0, np.nan, 0, 0])), "not finite"),
     ):
-        with pytest.raises(ValueError, match=r"rewards=\d steps, actions=\d, observations=\[\d\]: an episode has"):
-            model.add_episode(observations, actions, rewards, False)
-    with pytest.raises(ValueError, match="not finite"):
-        model.add_episode(zeros, np.zeros((4, 3)), np.array([0, np.nan, 0, 0]), False)
-    long = 1_001
+        episode: dict[str, Any] = dict(observations=observations, actions=actions, rewards=rewards, terminated=False)
+        with pytest.raises(ValueError, match=message):
+            model.add_episode(**episode | changes)
     with pytest.raises(ValueError, match="1001 steps are more than the 1000"):
-        model.add_episode(np.zeros((long + 1, 2)), np.zeros((long, 3)), np.zeros(long), False)
+        model.add_episode(np.zeros((1_002, 2)), np.zeros((1_001, 3)), np.zeros(1_001), False)
     assert all(ring.n_added == 0 for ring in model.replay_buffer.rings)
+
+    discrete = model_on(random_envs(1, action_space=spaces.Discrete(3)), R2D2, burn_in=0)
+    for bad in (np.full(4, 7), np.full(4, -1), np.full(4, 1.5)):
+        with pytest.raises(ValueError, match="actions holds values that do not lie in Discrete"):
+            discrete.add_episode(observations, bad, rewards, True)
+    space = spaces.Dict({"a": spaces.Box(-1, 1, (2,), np.float32)})
+    env = make_vec_env(lambda: RandomEnv(space, ACTION_SPACE), 1)
+    of_dicts = RecurrentTD3("MultiInputLstmPolicy", env, buffer_size=100)
+    for wrong in (observations, {"b": observations}):
+        with pytest.raises(ValueError, match=r"observations must be a dict with the keys \['a'\]"):
+            of_dicts.add_episode(wrong, actions, rewards, True)
+
+
+def test_learning_from_demonstrations_alone() -> None:
+    model = model_on(random_envs(1, action_space=spaces.Discrete(3)), R2D2, burn_in=0)
+    model.add_episode(np.zeros((31, 2), dtype=np.float32), np.zeros(30, dtype=int), np.ones(30), True)
+    model.set_logger(configure(None, []))
+    model.train(UPDATES_PER_DIAGNOSIS, 4)
+    assert model.logger.name_to_value["train/priority_max"] > 0
+
+
+@pytest.mark.parametrize("way", ["demonstrations", "steps of others", "a loaded buffer"])
+def test_every_replayed_reward_counts_for_the_factor(way: str, tmp_path: Any) -> None:
+    """No return is scaled beyond 10, wherever it comes from, and as long as it is replayed."""
+
+    def model_with(factor: float) -> Any:
+        env = make_vec_env(lambda: RecallEnv(reward_factor=factor), 1, seed=0)
+        kwargs: dict[str, Any] = dict(buffer_size=120, sequence_length=4, learning_starts=10, batch_size=4, seed=0)
+        return RecurrentTD3("MlpLstmPolicy", env, policy_kwargs=dict(lstm_hidden_size=4, net_arch=[4]), **kwargs)
+
+    model = model_with(1e-3)
+    observations, actions, rewards = np.zeros((7, 1)), np.zeros((6, 1)), np.r_[np.zeros(5), 1.0]
+    if way == "demonstrations":
+        model.add_episode(observations, actions, rewards, True)
+    elif way == "steps of others":
+        ring = model.replay_buffer.add_ring()
+        states = model.policy.initial_states(1)
+        kept = th.utils._pytree.tree_map(
+            lambda array: array.expand(len(model.replay_buffer.rings[ring].state_offsets(6)), *array.shape), states
+        )
+        starts, ended = np.arange(6)[:, None] == 0, np.arange(6)[:, None] == 5
+        steps = Stretch(observations[:6, None], observations[6:], {}, actions[:, None], rewards[:, None], ended, starts, kept)
+        model.add_steps(steps, ring)
+    else:
+        other = model_with(1.0).learn(100)
+        other.save_replay_buffer(tmp_path / "buffer")
+        model.load_replay_buffer(tmp_path / "buffer.pkl")
+        returns = model.reward_normalizer.statistics[0]
+        returns.count()
+        assert sum(portion[0] for portion in returns.portions) == 100
+    # Longer than the first ring remembers, where the steps are not in it
+    model.learn(400 if way != "a loaded buffer" else 60, reset_num_timesteps=False)
+    scaled = [model._sample_sequences(16).rewards.abs().max().item() for _ in range(20)]
+    assert max(scaled) <= 10.5

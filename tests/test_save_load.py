@@ -328,3 +328,63 @@ def test_load_has_sb3s_signature() -> None:
 
     theirs, ours = (inspect.signature(each.load).parameters for each in (BaseAlgorithm, RecurrentTD3))
     assert [(name, p.default) for name, p in ours.items()] == [(name, p.default) for name, p in theirs.items()]
+
+
+def test_states_of_a_shared_memory_do_not_fit_two(tmp_path: pathlib.Path) -> None:
+    shared = KWARGS["policy_kwargs"] | dict(shared_lstm=True, enable_critic_lstm=False)
+    models = [model_on(random_envs(2), **kwargs).learn(40) for kwargs in ({}, dict(policy_kwargs=shared))]
+    for model, other in (models, models[::-1]):
+        model.save_replay_buffer(tmp_path / "buffer")
+        with pytest.raises(ValueError, match="another memory"):
+            other.load_replay_buffer(tmp_path / "buffer")
+
+
+def test_states_of_recorded_episodes_must_fit_too(tmp_path: pathlib.Path) -> None:
+    small, large = (model_on(random_envs(1), policy_kwargs=dict(lstm_hidden_size=n, net_arch=[4])) for n in (4, 8))
+    small.add_episode(np.zeros((6, 2)), np.zeros((5, 3)), np.zeros(5), True)
+    small.save_replay_buffer(tmp_path / "buffer")
+    with pytest.raises(ValueError, match="another memory"):
+        large.load_replay_buffer(tmp_path / "buffer")
+
+
+def test_a_buffer_that_was_reset_is_learned_into_again() -> None:
+    model = model_on(random_envs(2, action_space=spaces.Discrete(3)), R2D2, burn_in=0).learn(60)
+    model.replay_buffer.reset()
+    model.learn(60)
+    assert model.replay_buffer.size() == model.num_timesteps / 2
+
+
+def test_settings_that_cannot_be_replaced(tmp_path: pathlib.Path) -> None:
+    model_on(random_envs(1)).save(tmp_path / "td3")
+    model_on(random_envs(1), RecurrentSAC).save(tmp_path / "sac")
+    for name in ("use_sde", "support_multi_env", "supported_action_spaces"):
+        with pytest.raises(ValueError, match=rf"RecurrentTD3.load does not know \['{name}'\]"):
+            RecurrentTD3.load(tmp_path / "td3", **{name: True})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"\['use_sde'\] cannot be changed"):
+        RecurrentSAC.load(tmp_path / "sac", use_sde=True)
+    with pytest.raises(ValueError, match=r"replay_buffer_kwargs has \['burn_in'\]: pass them to RecurrentTD3 itself"):
+        RecurrentTD3.load(tmp_path / "td3", replay_buffer_kwargs=dict(burn_in=2))
+    with pytest.raises(ValueError, match="memory_lr_scale=-1"):
+        RecurrentTD3.load(tmp_path / "td3", policy_kwargs=dict(memory_lr_scale=-1))
+
+
+def test_another_number_of_environments_begins_new_episodes(tmp_path: pathlib.Path) -> None:
+    model_on(random_envs(2)).learn(40).save(tmp_path / "model")
+    loaded: Any = RecurrentTD3.load(tmp_path / "model", env=random_envs(3), force_reset=False)
+    loaded.learn(30, reset_num_timesteps=False)
+    assert not loaded.replay_buffer.rings[0].episode_steps[0].any()
+
+
+def test_subclasses_as_users_write_them() -> None:
+    class Fixed(RecurrentTD3):
+        def __init__(self) -> None:
+            super().__init__("MlpLstmPolicy", random_envs(1), **KWARGS)
+
+    class Named(RecurrentTD3):
+        policy_type = RecurrentTD3.policy_type
+        policy_aliases = {"Mine": RecurrentTD3.policy_type}  # noqa: RUF012
+
+    assert Fixed().learn(30).num_timesteps >= 30
+    assert Named("Mine", random_envs(1), **KWARGS).learn(30).num_timesteps >= 30
+    with pytest.raises(TypeError, match=r"RecurrentTD3\(\) got unexpected keyword arguments \['sequence_lenght'\]"):
+        RecurrentTD3("MlpLstmPolicy", random_envs(1), sequence_lenght=3)  # type: ignore[call-arg]

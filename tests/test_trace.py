@@ -101,3 +101,12 @@ def test_a_trace_changes_nothing() -> None:
     model.policy.trace(np.zeros((4, 2, 2)), np.zeros((4, 2, *ACTION_SPACE.shape)), np.zeros((4, 2), dtype=bool))
     assert model.behavior.memory is before
     assert all(parameter.grad is None for parameter in model.policy.parameters())
+
+
+def test_lengths_that_differ() -> None:
+    model = model_on(random_envs(2))
+    zeros, actions, starts = np.zeros((4, 2, 2)), np.zeros((4, 2, *ACTION_SPACE.shape)), np.zeros((4, 2), dtype=bool)
+    for arguments in ((zeros[:3], actions, starts), (zeros, actions[:3], starts), (zeros, actions, starts[:, :1])):
+        with pytest.raises(ValueError, match=r"first two axes .* all must be \(T, n_envs\)"):
+            model.policy.trace(*arguments)
+    assert model.policy.trace(zeros, actions, starts.tolist()).q_values.shape == (4, 2, 2)

@@ -289,10 +289,11 @@ class RecurrentPolicy(BasePolicy):
         """
         What this policy remembers, values and would do along recorded episodes, in evaluation mode.
 
-        :param observations: (T, n_envs, *obs), or a dict of them
+        :param observations: as the policy sees them, normalised if it was trained so: (T, n_envs, *obs), or a dict of them
         :param actions: that were taken, as the environment took them: (T, n_envs, *action)
         :param episode_starts: (T, n_envs), the observation is the first of an episode
         :return: memories, actions, distributions and values, time-major
+        :raises ValueError: if lengths differ
         """
         return trace(self, observations, actions, episode_starts)
 

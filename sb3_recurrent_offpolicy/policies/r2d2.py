@@ -2,9 +2,10 @@
 
 from typing import Any
 
+import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from sb3_recurrent_offpolicy.networks import RecurrentQNetwork
 from sb3_recurrent_offpolicy.policies.base import RecurrentPolicy
@@ -12,6 +13,22 @@ from sb3_recurrent_offpolicy.type_aliases import Memory, PolicyStep, RNNStates
 
 # Known to the other algorithms' users, and meaningless here
 ACTOR_CRITIC_KWARGS = {"share_features_extractor", "n_critics", "shared_lstm", "enable_critic_lstm"}
+
+
+class ExponentialAverage:
+    """
+    Exponential moving average for ``AveragedModel``. Torch's own is a closure, which cannot be pickled.
+
+    :param decay: of the average, per update
+    """
+
+    def __init__(self, decay: float):
+        self.decay = decay
+
+    @th.no_grad()
+    def __call__(self, averaged: Any, current: Any, n_averaged: Any) -> None:
+        """Move the averaged parameters towards the current ones."""
+        th._foreach_lerp_(averaged, current, 1 - self.decay)
 
 
 class R2D2Policy(RecurrentPolicy):
@@ -59,7 +76,7 @@ class R2D2Policy(RecurrentPolicy):
         self._make_targets()
         self.q_net_average: AveragedModel | None = None
         if self.average_decay > 0:
-            self.q_net_average = AveragedModel(self.q_net, multi_avg_fn=get_ema_multi_avg_fn(self.average_decay))
+            self.q_net_average = AveragedModel(self.q_net, multi_avg_fn=ExponentialAverage(self.average_decay))
             self.q_net_average.requires_grad_(False).eval()
         self.optimizer = self._make_optimizer(list(self.q_net.parameters()), encoder.core, lr_schedule)
 

@@ -29,12 +29,20 @@ class Trace(NamedTuple):
 def trace(policy: Any, observations: Any, actions: np.ndarray, episode_starts: np.ndarray) -> Trace:
     """
     :param policy: a :class:`~sb3_recurrent_offpolicy.policies.RecurrentPolicy`, whose ``trace`` this is
-    :param observations: (T, n_envs, *obs), or a dict of them
+    :param observations: as the policy sees them, normalised if it was trained so: (T, n_envs, *obs), or a dict of them
     :param actions: that were taken, as the environment took them: (T, n_envs, *action)
     :param episode_starts: (T, n_envs), the observation is the first of an episode
     :return: memories, actions, distributions and values, time-major
+    :raises ValueError: if lengths differ
     """
     policy.set_training_mode(False)
+    episode_starts = np.asarray(episode_starts, dtype=bool)
+    entries = observations.values() if isinstance(observations, dict) else [observations]
+    sizes = {np.shape(array)[:2] for array in (*entries, actions, episode_starts)}
+    if len(sizes) != 1 or episode_starts.ndim != 2:
+        raise ValueError(
+            f"the first two axes of observations, actions and episode_starts are {sorted(sizes)}: all must be (T, n_envs)"
+        )
     n_steps, n_envs = episode_starts.shape
     stored_actions = policy.scale_action(np.asarray(actions)).reshape(n_steps, n_envs, -1)
     taken = th.as_tensor(stored_actions, device=policy.device)
