@@ -38,7 +38,7 @@ def test_dense_rewards_of_any_size_have_returns_of_deviation_one(size: float) ->
 
 
 def test_one_success_in_ten_thousand_steps_is_no_more_than_ten() -> None:
-    """After 10,000 steps of 0 a reward of 1, and then one in 1,000 steps: divided by the deviation it would have been 110."""
+    """After 10,000 steps of 0 a reward of 1, and then one in 1,000 steps: divided by the deviation it would be about 100."""
     rewards = np.zeros(40_000)
     rewards[10_000::1_000] = 1.0
     found = np.fromiter(factors(rewards), dtype=float)
