@@ -6,6 +6,7 @@ disagree: callbacks that evaluate, save or stop run between the two. Nothing her
 this object can act in another process.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -65,6 +66,7 @@ class BehaviorPolicy:
         # Probability of a random action of each environment
         self.exploration_rates: np.ndarray | float = 0.0
         self.action_noise: ActionNoise | None = None
+        self._shape = (n_envs, *policy.action_space.shape)  # type: ignore[misc]
         self.memory = policy.initial_memory(n_envs)
         self.staged: StagedStep | None = None
 
@@ -90,20 +92,22 @@ class BehaviorPolicy:
         :param warm_up: act at random. The policy is asked all the same: steps are replayed with the memory they were made with
         :return: actions as the environments take them, and as the replay buffer stores them, (n_envs, *action) each
         """
-        space = self.policy.action_space
         step = self.policy.act(observations, self.memory, episode_starts)
-        actions = step.actions.reshape(self.n_envs, *space.shape)  # type: ignore[misc]
+        actions = step.actions.reshape(self._shape)
         if self.epsilon_greedy is not None:
             actions = self.epsilon_greedy(actions, self.exploration_rates)
         if warm_up:
+            space = self.policy.action_space
             actions = self.policy.scale_action(np.array([space.sample() for _ in range(self.n_envs)]))
         if self.action_noise is not None:
             noise = self.action_noise()
-            if not np.isfinite(noise).all():
+            # The sum is finite if every number is; one call per step less than to ask for each
+            if not math.isfinite(noise.sum()):
                 raise ValueError(f"action_noise={self.action_noise} gave {noise}: check its mean and standard deviation")
             # In the shape of the actions, or one that broadcasts, as in SB3
-            noise = noise.reshape(actions.shape) if np.size(noise) == actions.size else noise
-            actions = np.clip(actions + noise, -1, 1)
+            if noise.shape != actions.shape and noise.size == actions.size:
+                noise = noise.reshape(actions.shape)
+            actions = (actions + noise).clip(-1, 1)
         self.staged = StagedStep(actions, step)
         return self.policy.unscale_action(actions), actions
 
