@@ -6,7 +6,7 @@ Two checkouts of the package compared on one machine: do they learn the same, to
 
 * results: small models are trained from each checkout and all their parameters compared, and what their replay buffers
   hold where both have arrays of that name. Exits with 1 if anything differs
-* speed: two processes, one per checkout, are asked in turn, A B, B A, A B, and started anew twice. The ratio is taken pair
+* speed: two processes, one per checkout, are asked in turn, A B, B A, A B, and started again twice. The ratio is taken pair
   by pair, so that a machine that slows down slows both
 
 Nothing is compared with stored numbers, which differ between processors.
