@@ -1,16 +1,18 @@
 """``predict`` to the letter of sb3-contrib's contract."""
 
+import pickle
 from typing import Any
 
 import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.policies import BasePolicy
 
-from sb3_recurrent_offpolicy import RecurrentTD3
-from sb3_recurrent_offpolicy.cores import RecurrentCore
-from sb3_recurrent_offpolicy.policies import RecurrentTD3Policy
+from sb3_recurrent_offpolicy import R2D2, RecurrentSAC, RecurrentTD3, policies
+from sb3_recurrent_offpolicy.cores import GRUCore, LSTMCore, RecurrentCore
+from sb3_recurrent_offpolicy.policies import POLICY_NAMES, RecurrentTD3Policy
 from sb3_recurrent_offpolicy.type_aliases import Memory
 from tests.envs import RandomEnv
 from tests.recorder import ACTION_SPACE, OBSERVATION_SPACE
@@ -178,3 +180,26 @@ def test_adam_is_fused_unless_told_otherwise(kwargs: dict[str, Any], fused: bool
     optimizer: Any = make_policy(**kwargs).actor.optimizer
     assert optimizer.defaults.get("fused") == fused
     assert optimizer.defaults["eps"] == (1e-4 if "eps" in kwargs.get("optimizer_kwargs", {}) else 1e-8)
+
+
+@pytest.mark.parametrize("family", ["TD3", "SAC", "R2D2"])
+@pytest.mark.parametrize("name", [name for name, kwargs in POLICY_NAMES.items() if kwargs])
+def test_policies_by_class(family: str, name: str, tmp_path: Any) -> None:
+    policy_class = getattr(policies, family + name)
+    assert policy_class is pickle.loads(pickle.dumps(policy_class)) and policy_class.__name__ == family + name
+    image = spaces.Box(0, 255, (36, 36, 1), np.uint8)
+    space = {"Cnn": image, "Mul": spaces.Dict({"image": image})}.get(name[:3], OBSERVATION_SPACE)
+    algorithm: Any = {"TD3": RecurrentTD3, "SAC": RecurrentSAC, "R2D2": R2D2}[family]
+    env = make_vec_env(lambda: RandomEnv(space, spaces.Discrete(3) if family == "R2D2" else ACTION_SPACE), 1)
+    kwargs: dict[str, Any] = dict(buffer_size=1_000, policy_kwargs=dict(lstm_hidden_size=4, net_arch=[4]))
+    model = algorithm(policy_class, env, **kwargs)
+    assert type(model.policy) is policy_class
+    assert isinstance(model.policy.acting_network.encoder.core, GRUCore if "Gru" in name else LSTMCore)
+    model.save(tmp_path / "model")
+    assert type(algorithm.load(tmp_path / "model").policy) is policy_class
+
+
+def test_policies_that_do_not_exist() -> None:
+    for name in ("TD3MlpLstmPolicy", "TQCCnnLstmPolicy", "TD3CnnLruPolicy"):
+        with pytest.raises(AttributeError, match=name):
+            getattr(policies, name)

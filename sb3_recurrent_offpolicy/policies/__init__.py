@@ -1,5 +1,6 @@
 """What acts: memory, networks and how to ask them."""
 
+from functools import partialmethod
 from typing import Any
 
 from gymnasium import spaces
@@ -33,6 +34,25 @@ POLICY_NAMES: dict[str, dict[str, Any]] = {
     "CnnGruPolicy": dict(features_extractor_class=NatureCNN, core="gru"),
     "MultiInputGruPolicy": dict(features_extractor_class=CombinedExtractor, core="gru"),
 }
+
+
+# Their policies also go by classes such as TD3CnnLstmPolicy, one for each name
+_FAMILIES: dict[str, type[RecurrentPolicy]] = {
+    "TD3": RecurrentTD3Policy,
+    "SAC": RecurrentSACPolicy,
+    "R2D2": R2D2Policy,
+}
+
+
+def __getattr__(name: str) -> type[RecurrentPolicy]:
+    for family, policy in _FAMILIES.items():
+        alias = name.removeprefix(family)
+        if alias != name and POLICY_NAMES.get(alias):
+            constructor = partialmethod(policy.__init__, **POLICY_NAMES[alias])
+            # Made once, so that what is pickled by its name is the same class again
+            globals()[name] = type(name, (policy,), {"__module__": __name__, "__init__": constructor})
+            return globals()[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def named_policy_kwargs(policy: Any, policy_kwargs: dict[str, Any]) -> dict[str, Any]:
