@@ -9,8 +9,8 @@ import numpy as np
 STEPS_PER_UPDATE = 256
 # The past is forgotten in portions of this fraction of a ring
 N_PORTIONS = 64
-# No return is scaled beyond this size; ``VecNormalize`` clips rewards there
-LARGEST_SCALED_RETURN = 10.0
+# No reward is scaled beyond this size; ``VecNormalize`` clips there
+LARGEST_SCALED_REWARD = 10.0
 # The factor rises by this ratio per update at most
 LARGEST_RISE = 1.01
 
@@ -26,9 +26,10 @@ class ReturnStatistics:
 
     def __init__(self, n_envs: int, n_rows: int):
         self.n_rows = n_rows
-        # Count, sum, sum of squares and largest size of the returns in each portion; the last one grows
+        # Count, sum and sum of squares of the returns in each portion, and the size of its largest reward; the last one grows
         self.portions: deque[np.ndarray] = deque()
         self._new_returns: list[np.ndarray] = []
+        self._new_rewards: list[np.ndarray] = []
         self.begin_episodes(n_envs)
 
     def begin_episodes(self, n_envs: int) -> None:
@@ -45,6 +46,7 @@ class ReturnStatistics:
         """
         self._returns = gamma * self._returns * ~episode_starts + rewards
         self._new_returns.append(self._returns)
+        self._new_rewards.append(rewards)
         if len(self._new_returns) >= STEPS_PER_UPDATE:
             self.count()
 
@@ -53,7 +55,8 @@ class ReturnStatistics:
         if not self._new_returns:
             return
         returns, self._new_returns = np.concatenate(self._new_returns), []
-        new = np.array([len(returns), returns.sum(), np.square(returns).sum(), np.abs(returns).max()])
+        rewards, self._new_rewards = np.concatenate(self._new_rewards), []
+        new = np.array([len(returns), returns.sum(), np.square(returns).sum(), np.abs(rewards).max()])
         capacity = len(self._returns) * self.n_rows
         if not self.portions or self.portions[-1][0] >= capacity / N_PORTIONS:
             self.portions.append(new)
@@ -70,7 +73,7 @@ class RewardNormalizer:
     Divide rewards by the deviation of the discounted returns that the replay buffer holds.
 
     Three things differ from ``VecNormalize``, because a critic has learned on the scale of yesterday. Statistics cover the
-    steps in the replay buffer, so that an outlier is forgotten when it is overwritten. No return becomes larger than 10: one
+    steps in the replay buffer, so that an outlier is forgotten when it is overwritten. No reward becomes larger than 10: one
     success in many thousand steps has hardly any deviation, and dividing by it would make a single reward of 1 a reward of
     100. And the factor rises by 1 % per update at most; it falls at once, because a reward that is too large does harm.
     """
@@ -96,8 +99,8 @@ class RewardNormalizer:
         largest = max(portion[3] for portion in portions)
         deviation = math.sqrt(max(squares / count - (total / count) ** 2, 0.0))
         # Anything smaller is rounding
-        if deviation > 1e-6 * largest:
-            wanted = min(1.0 / deviation, LARGEST_SCALED_RETURN / largest)
+        if deviation > 1e-6 * math.sqrt(squares / count):
+            wanted = min(1.0 / deviation, LARGEST_SCALED_REWARD / largest)
             self.factor = min(wanted, LARGEST_RISE * self.factor) if self._is_set else wanted
             self._is_set = True
         return self.factor

@@ -122,7 +122,7 @@ def test_learning_from_demonstrations_alone() -> None:
 
 @pytest.mark.parametrize("way", ["demonstrations", "steps of others", "a loaded buffer"])
 def test_every_replayed_reward_counts_for_the_factor(way: str, tmp_path: Any) -> None:
-    """No return is scaled beyond 10, wherever it comes from, and as long as it is replayed."""
+    """No reward is scaled beyond 10, wherever it comes from, and as long as it is replayed."""
 
     def model_with(factor: float) -> Any:
         env = make_vec_env(lambda: RecallEnv(reward_factor=factor), 1, seed=0)

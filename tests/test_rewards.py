@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from sb3_recurrent_offpolicy.rewards import LARGEST_RISE, LARGEST_SCALED_RETURN, ReturnStatistics, RewardNormalizer
+from sb3_recurrent_offpolicy.rewards import LARGEST_RISE, LARGEST_SCALED_REWARD, ReturnStatistics, RewardNormalizer
 
 GAMMA = 0.95
 
@@ -43,7 +43,7 @@ def test_one_success_in_ten_thousand_steps_is_no_more_than_ten() -> None:
     rewards[10_000::1_000] = 1.0
     found = np.fromiter(factors(rewards), dtype=float)
     assert (found[:10_000] == 1.0).all(), "nothing to scale by"
-    assert (found[10_000:] == LARGEST_SCALED_RETURN).all(), "and no change afterwards"
+    assert (found[10_000:] == LARGEST_SCALED_REWARD).all(), "and no change afterwards"
 
 
 def test_more_successes_lower_it_slowly() -> None:
@@ -51,7 +51,7 @@ def test_more_successes_lower_it_slowly() -> None:
     rewards[10_000::1_000] = 1.0
     rewards[20_000::100] = 1.0
     found = np.fromiter(factors(rewards, train_freq=10), dtype=float)
-    assert found[-1] < 6 and found.max() <= LARGEST_SCALED_RETURN
+    assert found[-1] < 6 and found.max() <= LARGEST_SCALED_REWARD
     after_the_first = found[10_000:]
     assert (after_the_first[1_000:] / after_the_first[:-1_000]).min() > 0.4
 
@@ -62,7 +62,7 @@ def test_an_outlier_is_forgotten_with_its_step_and_the_factor_recovers_slowly() 
     rewards[5_000] = 1e6
     found = np.fromiter(factors(rewards, n_rows=2_000), dtype=float)
     np.testing.assert_array_equal(found[:5_000], usual[:5_000])
-    assert found[5_000] <= LARGEST_SCALED_RETURN / 1e6 * 1.01, "at once: it is replayed from now on"
+    assert found[5_000] <= LARGEST_SCALED_REWARD / 1e6 * 1.01, "at once: it is replayed from now on"
     # The oldest portion goes as a whole, a 64th of the ring later at most
     assert (found[5_000:7_000] < 2e-4).all()
     assert (found[101:] / found[100:-1]).max() <= LARGEST_RISE + 1e-9
