@@ -52,7 +52,7 @@ def test_memory_length(memory_length: int, n_bits: int) -> None:
 
 @pytest.mark.parametrize("corridor_length", [1, 2, 10])
 def test_tmaze(corridor_length: int) -> None:
-    """The cue is seen once, the junction when one is there; who remembers gains 1, who guesses 0.5, who stays -1."""
+    """The cue is seen once, the junction on arrival. Remembering gains 1, guessing 0.5, staying -1."""
     env = PassiveTMaze(corridor_length)
     goals = []
     for seed in range(200):
@@ -153,7 +153,7 @@ def thompson(n_arms: int, rng: np.random.Generator) -> Callable[[np.ndarray], np
 
 
 def test_bandit() -> None:
-    """100 pulls of 10 arms gain 100 * 10 / 11 for who knows the means and 50 for who pulls anything."""
+    """100 pulls of 10 arms gain 100 * 10 / 11 with known means, and 50 with random pulls."""
     env: Any = gym.make("BanditTrial-v0")
     rng = np.random.default_rng(0)
     gains: dict[str, list[float]] = {"knows": [], "learns": [], "guesses": []}

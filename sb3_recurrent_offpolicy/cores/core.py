@@ -11,7 +11,7 @@ from sb3_recurrent_offpolicy.type_aliases import CoreState
 class RecurrentCore(nn.Module):
     """
     Interface of a memory. Subclasses set ``output_size`` and ``state_shapes`` and implement :meth:`unroll`;
-    they override :meth:`step` where a single step can be had cheaper.
+    they override :meth:`step` where one step alone can be computed faster.
 
     A policy constructs it as ``core(input_size, hidden_size, n_layers, **core_kwargs)``.
 
