@@ -26,6 +26,7 @@ from sb3_recurrent_offpolicy.acting import BehaviorPolicy
 from sb3_recurrent_offpolicy.buffers import RecurrentSequenceReplayBuffer
 from sb3_recurrent_offpolicy.checks import check_actions, check_integers, check_numbers, check_positive
 from sb3_recurrent_offpolicy.diagnostics import state_staleness
+from sb3_recurrent_offpolicy.optimizing import keep_freed_memory, minimize
 from sb3_recurrent_offpolicy.policies import POLICY_NAMES, RecurrentPolicy, check_policy_name, named_policy_kwargs
 from sb3_recurrent_offpolicy.replaying import ReplayingAlgorithm
 from sb3_recurrent_offpolicy.rewards import RewardNormalizer
@@ -173,6 +174,7 @@ class RecurrentOffPolicyAlgorithm(ReplayingAlgorithm):
             # SB3 leaves n-step returns to the buffer, here they are computed inside the sequences
             warnings.filterwarnings("ignore", message="`n_steps=")
             super()._setup_model()
+        keep_freed_memory()
         self._create_aliases()
         self.behavior = BehaviorPolicy(self.policy, self.n_envs)
         # Without a seed, from the global generator: seeding that one is enough to repeat a run
@@ -298,7 +300,7 @@ class RecurrentOffPolicyAlgorithm(ReplayingAlgorithm):
         Log now and then what a batch tells of replay.
 
         :param samples: the batch
-        :param latents: what the value network made of it, (T+1, B, latent_dim)
+        :param latents: what the value network made of it, (T, B, latent_dim) or longer
         """
         if self._n_updates % UPDATES_PER_DIAGNOSIS != 0:
             return
@@ -333,15 +335,7 @@ class RecurrentOffPolicyAlgorithm(ReplayingAlgorithm):
         self._current_progress_remaining = max(self._current_progress_remaining, 0.0)
 
     def _minimize(self, loss: th.Tensor, optimizer: th.optim.Optimizer) -> None:
-        """One step on the parameters of ``optimizer``; no other parameter gets a gradient."""
-        parameters = [
-            parameter for group in optimizer.param_groups for parameter in group["params"] if parameter.requires_grad
-        ]
-        optimizer.zero_grad()
-        loss.backward(inputs=parameters)
-        if self.max_grad_norm is not None:
-            th.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
-        optimizer.step()
+        minimize(loss, optimizer, self.max_grad_norm)
 
     def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
         check_numbers(0, learning_rate=self.lr_schedule(self._current_progress_remaining))

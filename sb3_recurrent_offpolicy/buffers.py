@@ -269,16 +269,13 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
         """
         if not self._priorities:
             return
-        values, learned = errors.detach().abs().cpu().numpy(), samples.mask.cpu().numpy() > 0
+        values, lengths = errors.detach().abs().cpu().numpy(), samples.mask.sum(dim=0).long().cpu().numpy()
         for index in np.unique(samples.rings).tolist():
             ring, columns = self.rings[index], np.flatnonzero(samples.rings == index)
             begins, envs = np.divmod(samples.indices[columns], ring.n_envs)
-            times = begins + np.arange(len(errors))[:, None]
-            first = ring.first_usable()
-            # Another thread or machine may have overwritten them meanwhile
-            counted = learned[:, columns] & (times >= first)
-            envs = np.broadcast_to(envs, times.shape)
-            self._priorities[index].record(times[counted], envs[counted], values[:, columns][counted], first, ring.n_added)
+            self._priorities[index].record(
+                begins, begins + lengths[columns], envs, values[:, columns], ring.first_usable(), ring.n_added
+            )
 
     def set_newest_errors(self, errors: np.ndarray) -> None:
         """

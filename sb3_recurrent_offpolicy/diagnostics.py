@@ -35,7 +35,7 @@ def state_staleness(
 
     :param network: the values and their memory
     :param samples: a batch from the buffer
-    :param latents: what ``network`` made of it, o_0 .. o_T: (T+1, B, latent_dim)
+    :param latents: what ``network`` made of it, o_0 .. o_{T-1} or further: (T, B, latent_dim)
     :param buffer: where the stored states are
     :return: mean numerator over mean denominator of the rows that have such a state: at the "first" learned step, if burn-in
         leads to it, and at the "last"
@@ -46,7 +46,7 @@ def state_staleness(
     n_rows = samples.mask.shape[1]
     n_envs = np.array([ring.n_envs for ring in buffer.rings])[samples.rings]
     first_times, envs = (th.as_tensor(array, device=device) for array in np.divmod(samples.indices, n_envs))
-    q_values = network.q_vectors(latents[:-1], samples.actions)
+    q_values = network.q_vectors(latents[: len(samples.actions)], samples.actions)
     largest = (q_values.abs().amax(dim=-1) * samples.mask).amax(dim=0)
 
     rows = th.arange(n_rows, device=device)

@@ -31,6 +31,9 @@ def encode_actions(actions: th.Tensor, action_space: spaces.Space) -> th.Tensor:
     """
     if isinstance(action_space, spaces.Box):
         return actions.float()
+    if isinstance(action_space, spaces.Discrete):
+        # In two operators; torch's one_hot looks at every action first
+        return (actions == th.arange(int(action_space.n), device=actions.device)).float()
     assert action_space.shape is not None
     flat = preprocess_obs(actions.reshape(-1, *action_space.shape), action_space, normalize_images=False)
     assert isinstance(flat, th.Tensor)

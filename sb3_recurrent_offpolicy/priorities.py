@@ -112,25 +112,29 @@ class WindowPriorities:
         self.errors[time % len(self.errors)] = self._finite(errors)
         self._known_until = min(self._known_until, time)
 
-    def record(self, times: np.ndarray, envs: np.ndarray, errors: np.ndarray, first: int, last: int) -> None:
+    def record(
+        self, begins: np.ndarray, ends: np.ndarray, envs: np.ndarray, errors: np.ndarray, first: int, last: int
+    ) -> None:
         """
-        Errors found while learning.
+        Errors found while learning, of sequences of steps. Steps that cannot be sampled any more do not count.
 
-        :param times: (N,)
+        :param begins: time of the first step of each sequence, (N,)
+        :param ends: time after its last step, (N,)
         :param envs: (N,)
-        :param errors: absolute errors, (N,)
+        :param errors: absolute errors, (T, N), those after the end of a sequence without effect
         :param first: first time that can be sampled
         :param last: time after the last one
         """
-        self.errors[times % len(self.errors), envs] = self._finite(errors)
+        times = begins + np.arange(len(errors))[:, None]
+        counted = (times >= first) & (times < ends)
+        columns = np.broadcast_to(envs, times.shape)[counted]
+        self.errors[times[counted] % len(self.errors), columns] = self._finite(errors[counted])
+        # The windows that touch a sequence stand side by side
         n_envs = self.errors.shape[1]
-        # A step belongs to this many windows at most, the first of which may have ended before it
-        offsets = np.arange(math.ceil(self.lattice.length / self.lattice.stride) + 1)[:, None]
-        points = (times - self.lattice.length - self.lattice.offset) // self.lattice.stride + 1 + offsets
         low, high = self.lattice.touching(first, last)
-        begins = self.lattice.begins(points)
-        touched = (points >= low) & (points < high) & (begins <= times) & (times < begins + self.lattice.length)
-        unique = np.unique((points * n_envs + envs)[touched])
+        sequence_low, sequence_high = self.lattice.touching(np.maximum(begins, first), ends)
+        points = np.maximum(sequence_low, low) + np.arange((sequence_high - sequence_low).max())[:, None]
+        unique = np.unique((points * n_envs + envs)[(points < np.minimum(sequence_high, high)) & (ends > first)])
         self._refresh(unique // n_envs, unique % n_envs, first, last)
 
     def live_weights(self, first: int, last: int) -> tuple[int, np.ndarray]:

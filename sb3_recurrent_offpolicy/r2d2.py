@@ -17,7 +17,7 @@ from sb3_recurrent_offpolicy.networks import RecurrentQNetwork
 from sb3_recurrent_offpolicy.policies import R2D2Policy
 from sb3_recurrent_offpolicy.preprocessing import encode_actions
 from sb3_recurrent_offpolicy.settings import RecurrentSettings, ReplaySettings, Unpack, passed_on
-from sb3_recurrent_offpolicy.targets import masked_mean, n_step_targets, rescale_values, unrescale_values
+from sb3_recurrent_offpolicy.targets import masked_mean, mean_item, n_step_targets, rescale_values, unrescale_values
 from sb3_recurrent_offpolicy.type_aliases import RecurrentSequenceSamples
 
 # Environments from which on they explore at different rates. Fewer would all sit near the ends of the ladder: of two, one at
@@ -352,8 +352,8 @@ class R2D2(RecurrentOffPolicyAlgorithm):
                 self.policy.update_targets(self.tau)
 
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        self.logger.record("train/loss", th.stack(losses).mean().item())
-        self.logger.record("train/q_values", th.stack(q_means).mean().item())
+        self.logger.record("train/loss", mean_item(losses))
+        self.logger.record("train/q_values", mean_item(q_means))
 
     @th.no_grad()
     def _targets(self, samples: RecurrentSequenceSamples, next_online_values: th.Tensor) -> th.Tensor:

@@ -1,6 +1,7 @@
 """RecurrentSAC: maximum-entropy learning with automatic temperature and twin critics, with memory."""
 
 import math
+from functools import reduce
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,9 +15,10 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule, TensorDict
 
 from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
 from sb3_recurrent_offpolicy.networks import CategoricalActor, RecurrentCritic, SquashedGaussianActor
+from sb3_recurrent_offpolicy.optimizing import FusedAdam
 from sb3_recurrent_offpolicy.policies import RecurrentSACPolicy
 from sb3_recurrent_offpolicy.settings import RecurrentSettings, Unpack, passed_on
-from sb3_recurrent_offpolicy.targets import masked_mean, n_step_targets
+from sb3_recurrent_offpolicy.targets import masked_mean, mean_item, n_step_targets
 from sb3_recurrent_offpolicy.type_aliases import ActionLogProbs, Encoded, RecurrentSequenceSamples
 
 # Of the entropy of the uniform policy; see target_entropy
@@ -148,7 +150,7 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
             # Note: we optimize the log of the entropy coeff which is slightly different from the paper
             # as discussed in https://github.com/rail-berkeley/softlearning/issues/37
             self.log_ent_coef = th.full((1,), np.log(initial_value), device=self.device, requires_grad=True)
-            self.ent_coef_optimizer = th.optim.Adam([self.log_ent_coef], lr=self.lr_schedule(1))
+            self.ent_coef_optimizer = FusedAdam([self.log_ent_coef], lr=self.lr_schedule(1))
         else:
             self.ent_coef_tensor = th.tensor(initial_value, device=self.device)
 
@@ -208,8 +210,9 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
             self._n_updates += 1
             samples = self._sample_sequences(batch_size)
 
-            # One unroll per network over o_0 .. o_T; what is said of step t stands at [:-1], of its successor at [1:]
-            critic = self.critic.encode(samples)
+            # One unroll per network over o_0 .. o_T; what is said of step t stands at [:-1], of its successor at [1:]. Only a
+            # critic whose memory acts too is asked of o_T
+            critic = self.critic.encode(samples, with_successor=self.policy.shared_lstm)
             self._diagnose(samples, critic.latents)
             # Actions by the current policy: for the actor loss and, without gradient, for the bootstrap
             actor = self.actor.encode(samples, critic)
@@ -220,12 +223,9 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
             # Optimize entropy coefficient, also called
             # entropy temperature or alpha in the paper
             ent_coef, ent_coef_loss = self._temperature(samples, current_policy)
-            ent_coefs.append(ent_coef.mean())
-            if ent_coef_loss is not None and self.ent_coef_optimizer is not None:
-                ent_coef_losses.append(ent_coef_loss.detach())
-                self.ent_coef_optimizer.zero_grad()
-                ent_coef_loss.backward()
-                self.ent_coef_optimizer.step()
+            ent_coefs.append(ent_coef)
+            if ent_coef_loss is not None:
+                ent_coef_losses.append(ent_coef_loss)
 
             # Optimize the critic
             targets = self._targets(samples, next_policy, ent_coef)
@@ -244,15 +244,15 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
                 self.policy.update_targets(self.tau)
 
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        self.logger.record("train/ent_coef", th.stack(ent_coefs).mean().item())
-        self.logger.record("train/actor_loss", th.stack(actor_losses).mean().item())
-        self.logger.record("train/critic_loss", th.stack(critic_losses).mean().item())
+        self.logger.record("train/ent_coef", mean_item(ent_coefs))
+        self.logger.record("train/actor_loss", mean_item(actor_losses))
+        self.logger.record("train/critic_loss", mean_item(critic_losses))
         if len(ent_coef_losses) > 0:
-            self.logger.record("train/ent_coef_loss", th.stack(ent_coef_losses).mean().item())
+            self.logger.record("train/ent_coef_loss", mean_item(ent_coef_losses))
 
     def _temperature(self, samples: RecurrentSequenceSamples, policy: ActionLogProbs) -> tuple[th.Tensor, th.Tensor | None]:
-        """The entropy coefficient, and its loss if it is learned."""
-        if self.log_ent_coef is None:
+        """The entropy coefficient, and, if it is learned, its loss; a step on the latter has been made."""
+        if self.log_ent_coef is None or self.ent_coef_optimizer is None:
             return self.ent_coef_tensor, None
         # Important: detach the variable from the graph
         # so we don't change it with other losses
@@ -260,7 +260,11 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
         ent_coef = th.exp(self.log_ent_coef.detach())
         log_prob = policy.expectation(policy.log_probs).detach()
         missing_entropy = masked_mean(log_prob + self._resolved_target_entropy, samples.mask)
-        return ent_coef, -(self.log_ent_coef * missing_entropy).mean()
+        loss = -self.log_ent_coef.detach() * missing_entropy
+        # The loss is linear: its slope is known without autograd
+        self.log_ent_coef.grad = -missing_entropy.view(1)
+        self.ent_coef_optimizer.step()
+        return ent_coef, loss
 
     @th.no_grad()
     def _targets(self, samples: RecurrentSequenceSamples, next_policy: ActionLogProbs, ent_coef: th.Tensor) -> th.Tensor:
@@ -275,7 +279,7 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
         self, samples: RecurrentSequenceSamples, critic: Encoded, targets: th.Tensor
     ) -> tuple[th.Tensor, th.Tensor]:
         """The loss, and the error of each step for its priority: (T, B)."""
-        current_q_values = self.critic(critic.latents[:-1], samples.actions)
+        current_q_values = self.critic(critic.latents[: len(samples.actions)], samples.actions)
         squares = sum((current_q - targets) ** 2 for current_q in current_q_values)
         return 0.5 * masked_mean(squares * samples.weights, samples.mask), (squares / len(current_q_values)).sqrt()
 
@@ -283,12 +287,12 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
         self, samples: RecurrentSequenceSamples, critic: Encoded, policy: ActionLogProbs, ent_coef: th.Tensor
     ) -> th.Tensor:
         # The critic's memory is given, not to be changed by it
-        q_values = self._policy_q_values(self.critic, critic.latents[:-1].detach(), policy)
+        q_values = self._policy_q_values(self.critic, critic.latents[: len(samples.actions)].detach(), policy)
         return masked_mean(policy.expectation(ent_coef * policy.log_probs - q_values), samples.mask)
 
     def _policy_q_values(self, critic: RecurrentCritic, latents: th.Tensor, policy: ActionLogProbs) -> th.Tensor:
         """Values of the actions that a policy considers, (T, B, N): min over all critic networks."""
-        return th.stack(critic.policy_values(latents, policy)).amin(dim=0)
+        return reduce(th.minimum, critic.policy_values(latents, policy))
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, tensors = super()._get_torch_save_params()

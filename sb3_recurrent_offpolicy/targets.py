@@ -14,6 +14,14 @@ def masked_mean(values: th.Tensor, mask: th.Tensor) -> th.Tensor:
     return th.where(mask > 0, values, 0.0).sum() / mask.sum()
 
 
+def mean_item(values: list[th.Tensor]) -> float:
+    """
+    :param values: tensors of one element, to be logged
+    :return: their mean
+    """
+    return sum(value.item() for value in values) / len(values)
+
+
 def n_step_targets(
     rewards: th.Tensor,
     terminated: th.Tensor,
@@ -43,9 +51,10 @@ def n_step_targets(
         rewards, terminated, mask = rewards.unsqueeze(-1), terminated.unsqueeze(-1), mask.unsqueeze(-1)
     discounts = gamma * (1.0 - terminated)
     targets = rewards + discounts * next_values
+    has_successor = mask[1:] > 0
     # The first step of a row has no more than T - 1 steps behind it
     for _ in range(min(n_steps, len(rewards)) - 1):
-        successors = th.where(mask[1:] > 0, targets[1:], next_values[:-1])
+        successors = th.where(has_successor, targets[1:], next_values[:-1])
         targets = rewards + discounts * th.cat([successors, next_values[-1:]])
     return targets
 

@@ -1,5 +1,6 @@
 """RecurrentTD3: target smoothing, delayed actor, clipped double Q-learning, with memory."""
 
+from functools import reduce
 from typing import Any
 
 import torch as th
@@ -13,7 +14,7 @@ from sb3_recurrent_offpolicy.checks import check_numbers
 from sb3_recurrent_offpolicy.networks import DeterministicActor, RecurrentContinuousCritic
 from sb3_recurrent_offpolicy.policies import RecurrentTD3Policy
 from sb3_recurrent_offpolicy.settings import RecurrentSettings, Unpack, passed_on
-from sb3_recurrent_offpolicy.targets import masked_mean, n_step_targets
+from sb3_recurrent_offpolicy.targets import masked_mean, mean_item, n_step_targets
 from sb3_recurrent_offpolicy.type_aliases import Encoded, RecurrentSequenceSamples
 
 
@@ -130,9 +131,9 @@ class RecurrentTD3(RecurrentOffPolicyAlgorithm):
             self._n_updates += 1
             samples = self._sample_sequences(batch_size)
 
-            # One unroll per network over o_0 .. o_T; what is said of step t stands at [:-1], of its successor at [1:]
+            # One unroll per network: the targets over o_0 .. o_T, of which [1:] are successors, the others over o_0 .. o_{T-1}
             targets = self._targets(samples)
-            critic = self.critic.encode(samples)
+            critic = self.critic.encode(samples, with_successor=False)
             self._diagnose(samples, critic.latents)
 
             # Optimize the critics
@@ -144,7 +145,7 @@ class RecurrentTD3(RecurrentOffPolicyAlgorithm):
             # Delayed policy updates
             if self._n_updates % self.policy_delay == 0:
                 # Optimize the actor
-                actor = self.actor.encode(samples, critic)
+                actor = self.actor.encode(samples, critic, with_successor=False)
                 actor_loss = self._actor_loss(samples, actor, critic)
                 actor_losses.append(actor_loss.detach())
                 self._minimize(actor_loss, self.actor.optimizer)
@@ -154,8 +155,8 @@ class RecurrentTD3(RecurrentOffPolicyAlgorithm):
 
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         if len(actor_losses) > 0:
-            self.logger.record("train/actor_loss", th.stack(actor_losses).mean().item())
-        self.logger.record("train/critic_loss", th.stack(critic_losses).mean().item())
+            self.logger.record("train/actor_loss", mean_item(actor_losses))
+        self.logger.record("train/critic_loss", mean_item(critic_losses))
 
     @th.no_grad()
     def _targets(self, samples: RecurrentSequenceSamples) -> th.Tensor:
@@ -170,20 +171,20 @@ class RecurrentTD3(RecurrentOffPolicyAlgorithm):
         next_actions = (self.actor_target(next_actor_latents) + noise).clamp(-1, 1)
 
         # Compute the next Q-values: min over all critics targets
-        next_q_values = th.stack(self.critic_target(next_latents, next_actions)).amin(dim=0)
+        next_q_values = reduce(th.minimum, self.critic_target(next_latents, next_actions))
         return n_step_targets(samples.rewards, samples.terminated, samples.mask, next_q_values, self.gamma, self.n_steps)
 
     def _critic_loss(
         self, samples: RecurrentSequenceSamples, critic: Encoded, targets: th.Tensor
     ) -> tuple[th.Tensor, th.Tensor]:
         """The loss, and the error of each step for its priority: (T, B)."""
-        current_q_values = self.critic(critic.latents[:-1], samples.actions)
+        current_q_values = self.critic(critic.latents, samples.actions)
         squares = sum((current_q - targets) ** 2 for current_q in current_q_values)
         return masked_mean(squares * samples.weights, samples.mask), (squares / len(current_q_values)).sqrt()
 
     def _actor_loss(self, samples: RecurrentSequenceSamples, actor: Encoded, critic: Encoded) -> th.Tensor:
         # The critic's memory is given, not to be changed by it
-        preactivations = self.actor.mu(actor.latents[:-1])
-        q_values = self.critic.q1_forward(critic.latents[:-1].detach(), th.tanh(preactivations))
+        preactivations = self.actor.mu(actor.latents)
+        q_values = self.critic.q1_forward(critic.latents.detach(), th.tanh(preactivations))
         penalty = self.preactivation_penalty * preactivations.square().sum(dim=-1)
         return masked_mean(penalty - q_values, samples.mask)

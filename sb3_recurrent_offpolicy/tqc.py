@@ -114,7 +114,7 @@ class RecurrentTQC(RecurrentSAC):
         self, samples: RecurrentSequenceSamples, critic: Encoded, targets: th.Tensor
     ) -> tuple[th.Tensor, th.Tensor]:
         """Quantile Huber loss of each quantile against each target (Kuznetsov et al., eq. 13), and the errors of the means."""
-        quantiles = th.stack(self.critic(critic.latents[:-1], samples.actions), dim=-2)
+        quantiles = th.stack(self.critic(critic.latents[: len(samples.actions)], samples.actions), dim=-2)
         errors = targets[..., None, None, :] - quantiles[..., None]
         huber = th.nn.functional.huber_loss(errors, th.zeros_like(errors), reduction="none")
         levels = (th.arange(self.policy.n_quantiles, device=self.device) + 0.5)[:, None] / self.policy.n_quantiles

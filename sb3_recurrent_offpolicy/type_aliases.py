@@ -112,33 +112,34 @@ class Encoded(NamedTuple):
     """Of o_0 .. o_T: (T+1, B, latent_dim)"""
     warm_state: CoreState
     """Memory that burn-in led to, at the first learned step of the rows that have one: (n_layers, B', hidden) each"""
+    inputs: th.Tensor
+    """Of the memory, at o_0 .. o_T: (T+1, B, F + A)"""
+    features: th.Tensor
+    """In these inputs: (T+1, B, F)"""
 
 
 class ActionLogProbs(NamedTuple):
     """
     The N actions that a stochastic policy considers at each step: one sampled (N = 1), or every one of a discrete space.
-
-    Either way the expectation under the policy is ``(probs * values).sum(-1)``: an estimate of it, or its exact value.
     """
 
     actions: th.Tensor | None
     """The sampled action, (T, B, action_dim); None where every action is considered"""
     log_probs: th.Tensor
     """(T, B, N)"""
-    probs: th.Tensor
-    """(T, B, N): their weights in the expectation. Probabilities if every action is considered, 1 for a sampled one"""
+    probs: th.Tensor | None = None
+    """Probabilities, (T, B, N), where every action is considered; None for a sampled one"""
 
     def steps(self, selected: slice) -> "ActionLogProbs":
         """
         :param selected: part of the time axis
         :return: the same for these steps
         """
-        actions = None if self.actions is None else self.actions[selected]
-        return ActionLogProbs(actions, self.log_probs[selected], self.probs[selected])
+        return ActionLogProbs(*(None if array is None else array[selected] for array in self))  # type: ignore[arg-type]
 
     def expectation(self, values: th.Tensor) -> th.Tensor:
         """
         :param values: (T, B, N)
-        :return: their mean under the policy, (T, B)
+        :return: their mean under the policy, (T, B): the exact one, or the value of the sampled action, which estimates it
         """
-        return (self.probs * values).sum(dim=-1)
+        return values.squeeze(-1) if self.probs is None else (self.probs * values).sum(dim=-1)

@@ -1,11 +1,12 @@
 """Which stretches of the recorded time become sequences: windows laid on it, cut where an episode begins."""
 
-import math
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from sb3_recurrent_offpolicy.storage import StepRing
+
+Times = TypeVar("Times", int, np.ndarray)
 
 # Without a sequence length to derive it from (whole episodes), states are only needed where a ring has cut an episode's
 # head off
@@ -31,14 +32,13 @@ class WindowLattice(NamedTuple):
     offset: int
     stride: int
 
-    def touching(self, first: int, last: int) -> tuple[int, int]:
+    def touching(self, first: Times, last: Times) -> tuple[Times, Times]:
         """
-        :param first: a time
-        :param last: a later time
+        :param first: a time, or times
+        :param last: a later time, or times
         :return: the first lattice point whose window touches [first, last), and the one after the last such
         """
-        low = math.ceil((first - self.length + 1 - self.offset) / self.stride)
-        return low, (last - 1 - self.offset) // self.stride + 1
+        return -((self.length - 1 + self.offset - first) // self.stride), (last - 1 - self.offset) // self.stride + 1
 
     def n_touching(self, first: int, last: int) -> int:
         """

@@ -37,7 +37,7 @@ def test_policy_kwargs(policy_kwargs: dict[str, Any]) -> None:
     assert [hidden_sizes(head) for head in model.critic.q_networks] == [critic_arch] * policy_kwargs.get("n_critics", 2)
     activations = {type(layer) for layer in model.critic.q_networks[0] if not isinstance(layer, th.nn.Linear)}
     assert activations == ({policy_kwargs.get("activation_fn", th.nn.ReLU)} if critic_arch else set())
-    assert type(model.actor.optimizer) is policy_kwargs.get("optimizer_class", th.optim.Adam)
+    assert isinstance(model.actor.optimizer, policy_kwargs.get("optimizer_class", th.optim.Adam))
     assert model.actor.optimizer.defaults.get("momentum", 0.9) == 0.9
     core = model.actor.encoder.core
     assert len(core.state_shapes[0]) == 2 and core.state_shapes[0][0] == policy_kwargs.get("n_lstm_layers", 1)

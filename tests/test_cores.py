@@ -118,17 +118,31 @@ def test_check_core_finds(core_class: type[Accumulator], message: str) -> None:
 def test_a_fused_call_is_made_once_per_unroll(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     core = LSTMCore(5, 7)
-    original = nn.LSTM.forward
+    original = th.lstm
 
-    def counted(self: nn.LSTM, *args: Any) -> Any:
+    def counted(*args: Any) -> Any:
         calls.append(1)
-        return original(self, *args)
+        return original(*args)
 
-    monkeypatch.setattr(nn.LSTM, "forward", counted)
+    monkeypatch.setattr(th, "lstm", counted)
     core.unroll(th.ones(9, 3, 5), core.initial_state(3))
     assert len(calls) == 1
     core.step(th.ones(3, 5), core.initial_state(3))
-    assert len(calls) == 1, "acting does without the module"
+    assert len(calls) == 1, "acting does without it"
+
+
+@pytest.mark.parametrize(("core_class", "kwargs"), [(LSTMCore, {}), (GRUCore, {}), (LSTMCore, {"dropout": 0.5})])
+@pytest.mark.parametrize("training", [True, False])
+def test_unroll_is_what_torch_computes(core_class: type[Any], kwargs: dict[str, Any], training: bool) -> None:
+    core = core_class(5, 7, 2, **kwargs).train(training)
+    inputs, state = th.randn(9, 3, 5), tuple(th.randn(array.shape) for array in core.initial_state(3))
+    th.manual_seed(0)
+    outputs, new_state = core.unroll(inputs, state)
+    th.manual_seed(0)
+    expected, expected_state = core.rnn(inputs, state if len(state) > 1 else state[0])
+    th.testing.assert_close(outputs, expected, rtol=0, atol=0)
+    for array, other in zip(new_state, expected_state if len(state) > 1 else (expected_state,), strict=True):
+        th.testing.assert_close(array, other, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(

@@ -120,13 +120,13 @@ def test_modes(variant: Variant) -> None:
     modes: list[bool] = []
     for name in model.network_names:
         encoder, trains = getattr(model, name).encoder, not name.endswith("target")
-        original = encoder.unroll
+        original = encoder.core.unroll
 
         def unroll(*args: Any, encoder: Any = encoder, trains: bool = trains, original: Any = original) -> Any:
             modes.append(encoder.training == trains)
             return original(*args)
 
-        encoder.unroll = unroll
+        encoder.core.unroll = unroll
     model.train(2, 8)
     assert modes and all(modes)
     model.predict(np.zeros(2, dtype=np.float32))

@@ -9,7 +9,6 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3 import SAC as SB3SAC
 from stable_baselines3.common.env_util import make_vec_env
-from torch import nn
 
 from sb3_recurrent_offpolicy import RecurrentSAC
 from sb3_recurrent_offpolicy.type_aliases import ActionLogProbs
@@ -110,13 +109,13 @@ def test_recurrent_calls_per_update(variant: Variant, monkeypatch: pytest.Monkey
     """One call for each of actor, critic and target critic."""
     model = random_env_model(variant)
     calls = []
-    original = nn.LSTM.forward
+    original = th.lstm
 
-    def counted(self: nn.LSTM, *args: Any) -> Any:
+    def counted(*args: Any) -> Any:
         calls.append(1)
-        return original(self, *args)
+        return original(*args)
 
-    monkeypatch.setattr(nn.LSTM, "forward", counted)
+    monkeypatch.setattr(th, "lstm", counted)
     model.train(5, 8)
     assert len(calls) == 3 * 5 and model._n_updates == 5
 
@@ -261,3 +260,28 @@ def test_discrete_actions_are_stored_as_they_are_and_remembered_one_hot() -> Non
     inside = samples.mask[:-1] * samples.mask[1:] > 0
     one_hot = th.nn.functional.one_hot(samples.actions[:-1, :, 0].long(), 4).float()
     th.testing.assert_close(samples.previous_actions[1:-1][inside], one_hot[inside])
+
+
+def test_the_squashed_gaussian_is_sb3s() -> None:
+    actor: Any = random_env_model(SAC).actor
+    latents = th.randn(5, 3, actor.encoder.latent_dim)
+    mean, log_std, _ = actor._distribution_parameters(latents)
+    th.manual_seed(0)
+    ours = actor.action_log_prob(latents)
+    th.manual_seed(0)
+    actions, log_probs = actor.action_dist.log_prob_from_params(mean.flatten(end_dim=1), log_std.flatten(end_dim=1))
+    th.testing.assert_close(ours.actions.flatten(end_dim=1), actions)
+    th.testing.assert_close(ours.log_probs.flatten(), log_probs, atol=1e-4, rtol=1e-4)
+    parameters = [*actor.mu.parameters(), *actor.log_std.parameters()]
+    for gradient, expected in zip(
+        th.autograd.grad((ours.log_probs.sum() + ours.actions.sum()), parameters),
+        th.autograd.grad(log_probs.sum() + actions.sum(), parameters),
+        strict=True,
+    ):
+        th.testing.assert_close(gradient, expected, atol=1e-3, rtol=1e-3)
+    for deterministic in (True, False):
+        th.manual_seed(0)
+        acted = actor(latents[0], deterministic)
+        th.manual_seed(0)
+        expected = actor.action_dist.actions_from_params(mean[0], log_std[0], deterministic=deterministic)
+        th.testing.assert_close(acted, expected)

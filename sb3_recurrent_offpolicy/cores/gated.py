@@ -32,6 +32,11 @@ class _TorchCore(RecurrentCore):
                 for gate in parameter.chunk(parameter.shape[0] // hidden_size):
                     nn.init.orthogonal_(gate)
 
+    def _call_arguments(self) -> tuple[Any, ...]:
+        """What the module passes to torch's fused call, behind inputs and state; its own checks cost as much as a layer."""
+        rnn = self.rnn
+        return rnn._flat_weights, rnn.bias, rnn.num_layers, rnn.dropout, self.training, False, False
+
     def _cell(self, inputs: th.Tensor, state: CoreState, weights: list[th.Tensor]) -> CoreState:
         """One layer, one step: inputs (B, D) and state arrays (B, H) to the new state, its first array being the output."""
         raise NotImplementedError
@@ -39,7 +44,7 @@ class _TorchCore(RecurrentCore):
     def step(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, CoreState]:
         layers = []
         # Flat as torch keeps them: ``all_weights`` looks each up by name, which costs a tenth of the step
-        weights: list[Any] = self.rnn._flat_weights
+        weights: Any = self.rnn._flat_weights
         per_layer = len(weights) // self.rnn.num_layers
         for layer, layer_state in enumerate(zip(*(array.unbind() for array in state), strict=True)):
             layers.append(self._cell(inputs, layer_state, weights[layer * per_layer : (layer + 1) * per_layer]))
@@ -67,7 +72,8 @@ class LSTMCore(_TorchCore):
     n_state_arrays = 2
 
     def unroll(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, CoreState]:
-        return self.rnn(inputs, state)
+        outputs, hidden, cell = th.lstm(inputs, state, *self._call_arguments())
+        return outputs, (hidden, cell)
 
     def _cell(self, inputs: th.Tensor, state: CoreState, weights: list[th.Tensor]) -> CoreState:
         return th.lstm_cell(inputs, state, *weights)
@@ -91,7 +97,7 @@ class GRUCore(_TorchCore):
     n_state_arrays = 1
 
     def unroll(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, CoreState]:
-        outputs, hidden = self.rnn(inputs, state[0])
+        outputs, hidden = th.gru(inputs, state[0], *self._call_arguments())
         return outputs, (hidden,)
 
     def _cell(self, inputs: th.Tensor, state: CoreState, weights: list[th.Tensor]) -> CoreState:

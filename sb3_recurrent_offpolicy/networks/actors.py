@@ -1,6 +1,7 @@
 """Networks that choose actions."""
 
 import copy
+import math
 from typing import Any
 
 import torch as th
@@ -34,15 +35,18 @@ class RecurrentActor(SavedNetwork):
         self.net_arch = net_arch
         self.activation_fn = activation_fn
 
-    def encode(self, samples: RecurrentSequenceSamples, critic_encoded: Encoded) -> Encoded:
+    def encode(self, samples: RecurrentSequenceSamples, critic_encoded: Encoded, with_successor: bool = True) -> Encoded:
         """
         :param samples: a batch from the replay buffer
-        :param critic_encoded: what the critic's memory made of it, reused if that is the actor's memory too
-        :return: latents of o_0 .. o_T, and the memory that burn-in led to
+        :param critic_encoded: what the critic's memory made of it, reused if that is the actor's memory too; if not, its
+            features are, where they are the actor's too
+        :param with_successor: go on to o_T, which only targets need
+        :return: latents of o_0 .. o_T (o_{T-1} without the successor), and the memory that burn-in led to
         """
         if self.shared_lstm:
             return critic_encoded._replace(latents=critic_encoded.latents.detach())
-        return self.encoder.encode(samples, samples.initial_states.pi)
+        shared = critic_encoded if self.encoder.detach_features else None
+        return self.encoder.encode(samples, samples.initial_states.pi, with_successor, shared)
 
     def forward(self, latents: th.Tensor, deterministic: bool = False) -> th.Tensor:
         """
@@ -168,6 +172,9 @@ class SquashedGaussianActor(RecurrentActor):
 
     def forward(self, latents: th.Tensor, deterministic: bool = False) -> th.Tensor:
         mean_actions, log_std, kwargs = self._distribution_parameters(latents)
+        if not self.use_sde:
+            noise = 0.0 if deterministic else th.randn_like(mean_actions)
+            return th.tanh(mean_actions + log_std.exp() * noise)
         distribution = copy.copy(self.action_dist)
         return distribution.actions_from_params(mean_actions, log_std, deterministic=deterministic, **kwargs)
 
@@ -176,17 +183,31 @@ class SquashedGaussianActor(RecurrentActor):
         :param latents: (T, B, latent_dim)
         :return: one sampled action per step; with gSDE, by a new noise function
         """
+        if not self.use_sde:
+            return self._squashed_gaussian(latents)
         # SB3's distributions keep what they computed, and with it the graph: it must not stay behind in the network
         distribution = copy.copy(self.action_dist)
-        if isinstance(distribution, StateDependentNoiseDistribution):
-            # New at each update, because the deviation it was drawn with may have changed
-            distribution.sample_weights(self.log_std)
+        assert isinstance(distribution, StateDependentNoiseDistribution)
+        # New at each update, because the deviation it was drawn with may have changed
+        distribution.sample_weights(self.log_std)
         # The distributions know one batch axis, and noise functions by environment must not meet time there
         mean_actions, log_std, kwargs = self._distribution_parameters(latents.flatten(end_dim=1))
         actions, log_probs = distribution.log_prob_from_params(mean_actions, log_std, **kwargs)
         sizes = latents.shape[:2]
-        log_probs = log_probs.unflatten(0, sizes).unsqueeze(-1)
-        return ActionLogProbs(actions.unflatten(0, sizes), log_probs, th.ones_like(log_probs))
+        return ActionLogProbs(actions.unflatten(0, sizes), log_probs.unflatten(0, sizes).unsqueeze(-1))
+
+    def _squashed_gaussian(self, latents: th.Tensor) -> ActionLogProbs:
+        """
+        As SB3's ``SquashedDiagGaussianDistribution`` has it, in a third of the operators: the density of a Gaussian at its own
+        sample is known from the noise.
+        """
+        mean_actions, log_std, _ = self._distribution_parameters(latents)
+        noise = th.randn_like(mean_actions)
+        actions = th.tanh(mean_actions + log_std.exp() * noise)
+        log_gaussian = -0.5 * (noise.square() + math.log(2 * math.pi)) - log_std
+        # tanh changes the density by its slope; SB3's epsilon avoids log(0)
+        log_probs = log_gaussian - th.log(1 - actions.square() + 1e-6)
+        return ActionLogProbs(actions, log_probs.sum(dim=-1, keepdim=True))
 
 
 class CategoricalActor(RecurrentActor):

@@ -36,12 +36,13 @@ class RecurrentCritic(SavedNetwork):
         self.n_critics = n_critics
         self.q_networks = nn.ModuleList(Head(input_dim, output_dim, net_arch, activation_fn) for _ in range(n_critics))
 
-    def encode(self, samples: RecurrentSequenceSamples) -> Encoded:
+    def encode(self, samples: RecurrentSequenceSamples, with_successor: bool = True) -> Encoded:
         """
         :param samples: a batch from the replay buffer
-        :return: latents of o_0 .. o_T, and the memory that burn-in led to
+        :param with_successor: go on to o_T, which only targets need
+        :return: latents of o_0 .. o_T (o_{T-1} without the successor), and the memory that burn-in led to
         """
-        return self.encoder.encode(samples, samples.initial_states.vf)
+        return self.encoder.encode(samples, samples.initial_states.vf, with_successor)
 
     def forward(self, latents: th.Tensor, actions: th.Tensor) -> tuple[th.Tensor, ...]:
         """

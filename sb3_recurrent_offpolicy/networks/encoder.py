@@ -75,6 +75,17 @@ class HistoryEncoder(SavedNetwork):
         memory, state = self.core.step(inputs, state)
         return th.cat([memory, features], dim=-1), state
 
+    def read(self, observations: PyTorchObs, previous_actions: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """
+        :param observations: (T, B, *obs), or a dict of them
+        :param previous_actions: (T, B, A)
+        :return: inputs of the memory (T, B, F + A), and the features in them (T, B, F)
+        """
+        sizes = previous_actions.shape[:2]
+        flat = map_observation(lambda array: array.flatten(end_dim=1), observations)
+        inputs, features = self.inputs(flat, previous_actions.flatten(end_dim=1))
+        return inputs.unflatten(0, sizes), features.unflatten(0, sizes)
+
     def unroll(self, observations: PyTorchObs, previous_actions: th.Tensor, state: CoreState) -> tuple[th.Tensor, CoreState]:
         """
         Run over sequences, to learn.
@@ -84,26 +95,38 @@ class HistoryEncoder(SavedNetwork):
         :param state: memory before the first step, each (n_layers, B, hidden)
         :return: latents (T, B, latent_dim) and the memory after the last step
         """
-        sizes = previous_actions.shape[:2]
-        flat = map_observation(lambda array: array.flatten(end_dim=1), observations)
-        inputs, features = self.inputs(flat, previous_actions.flatten(end_dim=1))
-        memory, state = self.core.unroll(inputs.unflatten(0, sizes), state)
-        return th.cat([memory, features.unflatten(0, sizes)], dim=-1), state
+        inputs, features = self.read(observations, previous_actions)
+        memory, state = self.core.unroll(inputs, state)
+        return th.cat([memory, features], dim=-1), state
 
-    def encode(self, samples: RecurrentSequenceSamples, state: CoreState) -> Encoded:
+    def encode(
+        self,
+        samples: RecurrentSequenceSamples,
+        state: CoreState,
+        with_successor: bool = True,
+        shared: Encoded | None = None,
+    ) -> Encoded:
         """
         Run over a batch from the replay buffer, after its burn-in with this network's own weights.
 
         :param samples: the batch
         :param state: this network's part of ``samples.initial_states``
-        :return: latents of o_0 .. o_T, and the memory that burn-in led to
+        :param with_successor: go on to o_T, which only targets need
+        :param shared: what another memory behind the same features extractor made of the batch
+        :return: latents of o_0 .. o_T (o_{T-1} without the successor), and the memory that burn-in led to
         """
         warm_state: CoreState = ()
         if samples.burn_in is not None:
             warm_state = self.burn_in(samples.burn_in, state)
             n_rows = samples.burn_in.previous_actions.shape[1]
             state = tuple(th.cat([warm, array[:, n_rows:]], dim=1) for warm, array in zip(warm_state, state, strict=True))
-        return Encoded(self.unroll(samples.observations, samples.previous_actions, state)[0], warm_state)
+        if shared is None:
+            inputs, features = self.read(samples.observations, samples.previous_actions)
+        else:
+            inputs, features = shared.inputs.detach(), shared.features.detach()
+        steps = slice(None if with_successor else -1)
+        memory, _ = self.core.unroll(inputs[steps], state)
+        return Encoded(th.cat([memory, features[steps]], dim=-1), warm_state, inputs, features)
 
     @th.no_grad()
     def burn_in(self, burn_in: BurnIn, state: CoreState) -> CoreState:

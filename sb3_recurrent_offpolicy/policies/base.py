@@ -16,6 +16,7 @@ from torch import nn
 from sb3_recurrent_offpolicy.checks import check_integers, check_numbers
 from sb3_recurrent_offpolicy.cores import RecurrentCore, get_core
 from sb3_recurrent_offpolicy.networks import HistoryEncoder, RecurrentActor, RecurrentCritic, RecurrentQNetwork
+from sb3_recurrent_offpolicy.optimizing import FusedAdam
 from sb3_recurrent_offpolicy.policies.trace import Trace, trace
 from sb3_recurrent_offpolicy.preprocessing import encode_actions
 from sb3_recurrent_offpolicy.type_aliases import CoreState, Memory, PolicyStep, RNNStates
@@ -133,6 +134,7 @@ class RecurrentPolicy(BasePolicy):
             target.set_training_mode(False)
             setattr(self, f"{name}_target", target)
 
+        self._has_buffers = any(True for network in online for _ in network.buffers())
         # Once each, however many networks share them; in the same order for both
         self._online: list[th.Tensor] = list(dict.fromkeys(chain.from_iterable(map(nn.Module.parameters, online))))
         self._targets: list[th.Tensor] = list(dict.fromkeys(chain.from_iterable(map(nn.Module.parameters, targets))))
@@ -166,7 +168,10 @@ class RecurrentPolicy(BasePolicy):
             {"params": [parameter for parameter in parameters if parameter in memory], "is_memory": True},
         ]
         groups = [group | {"lr": lr_schedule(1)} for group in groups if group["params"]]
-        optimizer = self.optimizer_class(groups, **self.optimizer_kwargs)
+        optimizer_class = self.optimizer_class
+        if optimizer_class is th.optim.Adam and self.optimizer_kwargs.get("fused"):
+            optimizer_class = FusedAdam
+        optimizer = optimizer_class(groups, **self.optimizer_kwargs)
         self.slow_memory_down(optimizer)
         return optimizer
 
@@ -204,6 +209,9 @@ class RecurrentPolicy(BasePolicy):
 
         :param mode: if true, set to training mode, else set to evaluation mode
         """
+        # Walking through all modules costs as much as a layer
+        if mode == self.training:
+            return
         for name, network in self.named_children():
             if not name.endswith(("_target", "_average")):
                 network.train(mode)
@@ -217,6 +225,8 @@ class RecurrentPolicy(BasePolicy):
         :param tau: 0 leaves the targets, 1 copies
         """
         th._foreach_lerp_(self._targets, self._online, tau)
+        if not self._has_buffers:
+            return
         for name in self.networks_with_target:
             buffers, target_buffers = getattr(self, name).buffers(), getattr(self, f"{name}_target").buffers()
             for buffer, target_buffer in zip(buffers, target_buffers, strict=True):
