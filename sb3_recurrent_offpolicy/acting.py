@@ -14,9 +14,13 @@ import torch as th
 from stable_baselines3.common.noise import ActionNoise
 from torch.utils._pytree import tree_map
 
+from sb3_recurrent_offpolicy.cores import RecurrentCore
 from sb3_recurrent_offpolicy.policies import RecurrentPolicy
 from sb3_recurrent_offpolicy.preprocessing import encode_actions
-from sb3_recurrent_offpolicy.type_aliases import Memory, PolicyStep, RNNStates
+from sb3_recurrent_offpolicy.type_aliases import CoreState, Memory, PolicyStep, RNNStates
+
+# Steps after which the critic's memory follows even if nobody has asked for it, so that what it has not seen stays small
+LONGEST_STRETCH = 64
 
 
 class StagedStep(NamedTuple):
@@ -26,6 +30,8 @@ class StagedStep(NamedTuple):
     """That are done, as the replay buffer stores them: (n_envs, *action)"""
     policy_step: PolicyStep
     """What the policy had in mind"""
+    episode_starts: np.ndarray
+    """(n_envs,)"""
 
 
 class EpsilonGreedy:
@@ -50,6 +56,58 @@ class EpsilonGreedy:
         return np.where(self.generator.random(actions.shape) < rates, random_actions, actions)
 
 
+class CriticMemory:
+    """
+    What the critic remembers of the running episodes. Nobody needs it to act, so it follows in stretches of steps: one call in
+    place of one per step, and with newer weights.
+
+    :param state: at the start of the episodes, each (n_layers, n_envs, hidden)
+    """
+
+    def __init__(self, state: CoreState):
+        self.state = state
+        self._unseen: list[tuple[th.Tensor, np.ndarray]] = []
+
+    def __len__(self) -> int:
+        return len(self._unseen)
+
+    def append(self, inputs: th.Tensor, episode_starts: np.ndarray) -> None:
+        """
+        :param inputs: of the memory at a step that has been made, (n_envs, inputs)
+        :param episode_starts: (n_envs,), an episode began with this step
+        """
+        self._unseen.append((inputs, episode_starts))
+
+    @th.inference_mode()
+    def after_all_steps(self, core: RecurrentCore) -> CoreState:
+        """
+        :param core: the memory
+        :return: its state after all steps so far, each (n_layers, n_envs, hidden). Nothing is changed
+        """
+        if not self._unseen:
+            return self.state
+        inputs, starts = th.stack([step for step, _ in self._unseen]), np.stack([began for _, began in self._unseen])
+        if not starts.any():
+            return core.unroll(inputs, self.state)[1]
+        # What happened before the latest start of an episode is forgotten; -1: the episode has been running all the time
+        times = np.arange(len(starts))[:, None]
+        latest = np.where(starts, times, -1).max(axis=0)
+        found = tuple(array.clone() for array in self.state)
+        for begin in np.unique(latest).tolist():
+            envs = th.as_tensor(np.flatnonzero(latest == begin), device=inputs.device)
+            initial = core.initial_state(len(envs)) if begin >= 0 else tuple(array[:, envs] for array in self.state)
+            for array, state in zip(found, core.unroll(inputs[max(begin, 0) :, envs], initial)[1], strict=True):
+                array[:, envs] = state
+        return found
+
+    def catch_up(self, core: RecurrentCore) -> None:
+        """
+        :param core: the memory, which sees the steps that it has not seen yet
+        """
+        self.state = self.after_all_steps(core)
+        self._unseen.clear()
+
+
 class BehaviorPolicy:
     """
     A policy that explores with a live memory.
@@ -67,8 +125,8 @@ class BehaviorPolicy:
         self.exploration_rates: np.ndarray | float = 0.0
         self.action_noise: ActionNoise | None = None
         self._shape = (n_envs, *policy.action_space.shape)  # type: ignore[misc]
-        self.memory = policy.initial_memory(n_envs)
         self.staged: StagedStep | None = None
+        self.restore(policy.initial_memory(n_envs))
 
     def restore(self, memory: Memory) -> None:
         """
@@ -76,10 +134,29 @@ class BehaviorPolicy:
 
         :param memory: of as many environments, on any device
         """
-        (pi, vf), previous_actions = tree_map(lambda tensor: tensor.to(self.policy.device), memory)
-        # One memory that actor and critic share is one object, which saving has made two
-        is_shared = self.memory.lstm_states.vf is self.memory.lstm_states.pi
-        self.memory = Memory(RNNStates(pi, pi if is_shared else vf), previous_actions)
+        (self._state, vf), self._previous_actions = tree_map(lambda tensor: tensor.to(self.policy.device), memory)
+        initial = self.policy.initial_states(self.n_envs)
+        # Not where actor and critic share one memory
+        self._critic = CriticMemory(vf) if initial.vf is not initial.pi else None
+
+    @property
+    def memory(self) -> Memory:
+        """What is remembered of each environment after the latest committed step."""
+        vf = self._state
+        if self._critic is not None:
+            self.policy.set_training_mode(False)
+            vf = self._critic.after_all_steps(self.policy.value_network.encoder.core)
+        return Memory(RNNStates(self._state, vf), self._previous_actions)
+
+    def catch_up(self) -> RNNStates:
+        """
+        Let the critic's memory see all committed steps.
+
+        :return: memories after the latest one
+        """
+        if self._critic is not None:
+            self._critic.catch_up(self.policy.value_network.encoder.core)
+        return RNNStates(self._state, self._state if self._critic is None else self._critic.state)
 
     def act(
         self, observations: np.ndarray | dict[str, np.ndarray], episode_starts: np.ndarray, warm_up: bool = False
@@ -92,7 +169,7 @@ class BehaviorPolicy:
         :param warm_up: act at random. The policy is asked all the same: steps are replayed with the memory they were made with
         :return: actions as the environments take them, and as the replay buffer stores them, (n_envs, *action) each
         """
-        step = self.policy.act(observations, self.memory, episode_starts)
+        step = self.policy.act(observations, self._state, self._previous_actions, episode_starts)
         actions = step.actions.reshape(self._shape)
         if self.epsilon_greedy is not None:
             actions = self.epsilon_greedy(actions, self.exploration_rates)
@@ -108,7 +185,7 @@ class BehaviorPolicy:
             if noise.shape != actions.shape and noise.size == actions.size:
                 noise = noise.reshape(actions.shape)
             actions = (actions + noise).clip(-1, 1)
-        self.staged = StagedStep(actions, step)
+        self.staged = StagedStep(actions, step, episode_starts)
         return self.policy.unscale_action(actions), actions
 
     def commit(self) -> StagedStep:
@@ -120,6 +197,9 @@ class BehaviorPolicy:
         assert self.staged is not None, "a step is staged by act() before it is committed"
         step, self.staged = self.staged, None
         actions = th.as_tensor(step.actions, device=self.policy.device).reshape(self.n_envs, -1)
-        encoded = encode_actions(actions, self.policy.action_space)
-        self.memory = Memory(step.policy_step.lstm_states, encoded)
+        self._state, self._previous_actions = step.policy_step.state, encode_actions(actions, self.policy.action_space)
+        if self._critic is not None and step.policy_step.critic_inputs is not None:
+            self._critic.append(step.policy_step.critic_inputs, step.episode_starts)
+            if len(self._critic) >= LONGEST_STRETCH:
+                self.catch_up()
         return step

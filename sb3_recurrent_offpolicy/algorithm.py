@@ -236,8 +236,8 @@ class RecurrentOffPolicyAlgorithm(ReplayingAlgorithm):
     ) -> None:
         # SB3 sorts out terminal observations and raw values, and calls nothing but add: it is given what we know besides
         assert isinstance(replay_buffer, RecurrentSequenceReplayBuffer)
-        memory = self.behavior.memory.lstm_states
-        add = partial(replay_buffer.add, episode_starts=self._last_episode_starts, lstm_states=memory)
+        states = self.behavior.catch_up() if replay_buffer.rings[0].wants_states else None
+        add = partial(replay_buffer.add, episode_starts=self._last_episode_starts, lstm_states=states)
         super()._store_transition(SimpleNamespace(add=add), buffer_action, new_obs, reward, dones, infos)  # type: ignore[arg-type]
         if self.reward_scale == "auto":
             # As they will be sampled: with VecNormalize, after its own scaling

@@ -161,7 +161,7 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
         done: np.ndarray,
         infos: list[dict[str, Any]],
         episode_starts: np.ndarray,
-        lstm_states: RNNStates,
+        lstm_states: RNNStates | None,
     ) -> None:
         """
         Add one step of every environment of the first ring.
@@ -173,7 +173,8 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
         :param done: (n_envs,), the episode ended, for good or by a time limit
         :param infos: ``TimeLimit.truncated`` tells the two apart
         :param episode_starts: (n_envs,), o_t is the first observation of an episode
-        :param lstm_states: memory before the step, that is, what the policy was given together with o_t
+        :param lstm_states: memory before the step, that is, what the policy was given together with o_t; None will do unless
+            ``rings[0].wants_states``
         :raises ValueError: if a reward is not finite or the states do not fit; nothing is stored then
         """
         if self.buffer_size == 1:

@@ -129,6 +129,11 @@ class StepRing:
     def _shapes(lstm_states: RNNStates) -> list[list[tuple[int, ...]]]:
         return [[tuple(array.shape[-3:]) for array in part] for part in lstm_states]
 
+    @property
+    def wants_states(self) -> bool:
+        """Whether the next step has to come with its memory states: they are stored, or tell what will be."""
+        return not self.allocated or (self.stores_states and self.n_added % self.stride == 0)
+
     def state_offsets(self, n_steps: int) -> np.ndarray:
         """
         :param n_steps: length T of a stretch that is to be added
@@ -175,10 +180,11 @@ class StepRing:
         rewards: np.ndarray,
         terminated: np.ndarray,
         episode_starts: np.ndarray,
-        lstm_states: RNNStates,
+        lstm_states: RNNStates | None,
     ) -> None:
         """
-        Add one step of every environment; parameters as the fields of :class:`Stretch`, without their time axis.
+        Add one step of every environment; parameters as the fields of :class:`Stretch`, without their time axis. Memory states
+        have no effect, and can be None, unless :attr:`wants_states`.
 
         :raises ValueError: if a reward is not finite or the states do not fit; nothing is stored then
         """
@@ -188,32 +194,40 @@ class StepRing:
         # One product tells in most cases; the square of a huge reward overflows, and is looked at again
         if not math.isfinite(rewards.dot(rewards)):
             self._check_rewards(rewards)
-        if not self.allocated:
-            self._allocate(lstm_states)
+        if self.wants_states:
+            if lstm_states is None:
+                raise ValueError(f"lstm_states=None at step {self.n_added}, whose memory states are stored: pass them")
+            if not self.allocated:
+                self._allocate(lstm_states)
+            self.check_states(lstm_states)
         row = self.n_added % self.n_rows
         # What may not fit comes first: until time moves on, the row is nobody's
         map_observation(lambda ring, value: self._write(ring, row, value), self.observations, observations)
         self._write(self.actions, row, actions)
-        if self.stores_states and self.n_added % self.stride == 0:
-            self.check_states(lstm_states)
+        if lstm_states is not None and self.stores_states and self.n_added % self.stride == 0:
             self.states[self._slot(self.n_added)] = self._pack(lstm_states)
-        if self.n_added >= self.n_rows:
-            for env in range(self.n_envs):
-                self.final_observations.pop((self.n_added - self.n_rows) * self.n_envs + env, None)
-        starting = np.flatnonzero(episode_starts)
-        if self.n_added > 0:
-            # Where an episode ended, the next row holds another one: keep its last observation apart
-            for env in starting.tolist():
-                self.final_observations[(self.n_added - 1) * self.n_envs + env] = self.next_observation(env)
-                self._longest_episode = max(self._longest_episode, int(self.next_episode_steps[env]))
+        oldest = self.n_added - self.n_rows
+        if oldest >= 0:
+            # Of episodes that ended with the steps that are overwritten
+            for env in np.flatnonzero(self.episode_steps[(row + 1) % self.n_rows] == 0).tolist():
+                self.final_observations.pop(oldest * self.n_envs + env, None)
+        if episode_starts.any():
+            self._begin_episodes(np.flatnonzero(episode_starts))
 
         self.rewards[row] = rewards
         self.terminated[row] = terminated
-        self.next_episode_steps[starting] = 0
         self.episode_steps[row] = self.next_episode_steps
         self.next_episode_steps += 1
         self._next_observations = map_observation(np.array, next_observations)
         self.n_added += 1
+
+    def _begin_episodes(self, envs: np.ndarray) -> None:
+        if self.n_added > 0:
+            # Where an episode ended, the next row holds another one: keep its last observation apart
+            for env in envs.tolist():
+                self.final_observations[(self.n_added - 1) * self.n_envs + env] = self.next_observation(env)
+                self._longest_episode = max(self._longest_episode, int(self.next_episode_steps[env]))
+        self.next_episode_steps[envs] = 0
 
     def extend(self, steps: Stretch) -> None:
         """

@@ -99,10 +99,12 @@ class PolicyStep(NamedTuple):
 
     actions: Any
     """As the replay buffer stores them: (n_envs, action_dim) in [-1, 1] for Box, (n_envs,) for Discrete"""
-    lstm_states: RNNStates
-    """Memory after the step, (n_layers, n_envs, hidden) each"""
+    state: CoreState
+    """Memory that acts, after the step: (n_layers, n_envs, hidden) each"""
     q_values: Any = None
     """Of all actions, (n_envs, n_actions), where the policy acts by them"""
+    critic_inputs: th.Tensor | None = None
+    """What a memory of the critic's own is to see of the step: (n_envs, inputs)"""
 
 
 class Encoded(NamedTuple):

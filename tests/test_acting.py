@@ -1,6 +1,7 @@
 """What acts: actions of every shape, copies at every hook, random numbers of its own, exceptions that are caught."""
 
 import copy
+import pathlib
 import pickle
 from typing import Any
 
@@ -14,7 +15,10 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.noise import NormalActionNoise
 
 from sb3_recurrent_offpolicy import R2D2, RecurrentDDPG, RecurrentSAC, RecurrentTD3, RecurrentTQC
+from sb3_recurrent_offpolicy.acting import CriticMemory
 from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
+from sb3_recurrent_offpolicy.cores import LSTMCore
+from sb3_recurrent_offpolicy.policies import RecurrentTD3Policy
 from tests.envs import RandomEnv
 from tests.recorder import ACTION_SPACE, OBSERVATION_SPACE
 from tests.setup import model_on, noise, random_envs
@@ -245,13 +249,91 @@ def test_what_acts_can_be_sent_to_another_process(
 
 def test_a_step_is_committed_once() -> None:
     model = make(RecurrentTD3, {})
-    before = model.behavior.memory
-    model.behavior.act(np.zeros((2, 2), dtype=np.float32), np.ones(2, dtype=bool))
-    assert model.behavior.memory is before, "staged only"
+
+    def remembered() -> list[th.Tensor]:
+        return th.utils._pytree.tree_leaves(model.behavior.memory)
+
+    before = remembered()
+    model.behavior.act(np.ones((2, 2), dtype=np.float32), np.ones(2, dtype=bool))
+    assert all(map(th.equal, remembered(), before)), "staged only"
     model.behavior.commit()
-    assert model.behavior.memory is not before
+    assert not any(map(th.equal, remembered(), before))
     with pytest.raises(AssertionError, match="staged by act"):
         model.behavior.commit()
+
+
+def count_unrolls(model: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Lengths of what the critic's memory sees."""
+    core, lengths = model.critic.encoder.core, []
+    unroll = core.unroll
+
+    def counted(inputs: th.Tensor, state: Any) -> Any:
+        lengths.append(len(inputs))
+        return unroll(inputs, state)
+
+    monkeypatch.setattr(core, "unroll", counted)
+    monkeypatch.setattr(core, "step", None)
+    return lengths
+
+
+def test_the_critics_memory_follows_in_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One call per stored state, and none per step; where an episode begins, what came before is left out."""
+    env = random_envs(2, (1_000,))
+    model = model_on(env, sequence_length=8, train_freq=1, gradient_steps=0, replay_buffer_kwargs=dict(stride=4))
+    lengths = count_unrolls(model, monkeypatch)
+    model.learn(2 * 17)
+    assert lengths == [4, 4, 4, 4]
+    # The reset of a second learn, after one step of a stretch and before three
+    model.learn(2 * 4)
+    assert lengths == [4, 4, 4, 4, 3]
+
+
+def test_a_critic_whose_states_are_not_stored_is_not_asked_for_them_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    env = random_envs(2, (1_000,))
+    model = model_on(env, state_init="zero", train_freq=1, gradient_steps=0)
+    lengths = count_unrolls(model, monkeypatch)
+    model.learn(2 * 150)
+    assert lengths == [64, 64]
+    monkeypatch.undo()
+    ring = model.replay_buffer.rings[0]
+    actions = model.policy.unscale_action(ring.actions[:150])
+    traced = model.policy.trace(ring.observations[:150], actions, ring.episode_steps[:150] == 0).next_lstm_states
+    for array, expected in zip(model.behavior.memory.lstm_states.vf, traced.vf, strict=True):
+        th.testing.assert_close(array, expected[-1], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_critics_memory_after_episodes_of_any_length(seed: int) -> None:
+    """Several starts in a stretch, of some environments and not of others: the same as step by step."""
+    core = LSTMCore(3, 5)
+    generator = np.random.default_rng(seed)
+    expected = tuple(th.randn(1, 4, 5) for _ in range(2))
+    memory = CriticMemory(expected)
+    with th.no_grad():
+        for _ in range(20):
+            inputs, starts = th.randn(4, 3), generator.random(4) < 0.15
+            memory.append(inputs, starts)
+            expected = core.step(inputs, RecurrentTD3Policy.forget(expected, starts))[1]
+            for _again in range(2):
+                # To ask is not to change
+                for array, other in zip(memory.after_all_steps(core), expected, strict=True):
+                    th.testing.assert_close(array, other, atol=1e-5, rtol=0)
+            if generator.random() < 0.2:
+                memory.catch_up(core)
+                assert len(memory) == 0
+
+
+def test_saving_in_between_does_not_change_the_run(tmp_path: pathlib.Path) -> None:
+    class Saves(BaseCallback):
+        def _on_step(self) -> bool:
+            self.model.save(tmp_path / "model")
+            return True
+
+    for algorithm, kwargs in ((RecurrentTD3, {}), (R2D2, dict(env=spaces.Discrete(3), burn_in=0))):
+        plain, saved = (make(algorithm, kwargs | dict(seed=0)).learn(60, callback=c) for c in (None, Saves()))
+        np.testing.assert_array_equal(plain.replay_buffer.rings[0].states, saved.replay_buffer.rings[0].states)
+        for parameter, other in zip(plain.policy.parameters(), saved.policy.parameters(), strict=True):
+            assert th.equal(parameter, other)
 
 
 def test_noise_of_one_number_counts_for_all_dimensions() -> None:

@@ -19,33 +19,24 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_recurrent_offpolicy import R2D2, RecurrentSAC, RecurrentTD3
 from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
-from sb3_recurrent_offpolicy.preprocessing import encode_actions
-from sb3_recurrent_offpolicy.type_aliases import Memory, RNNStates
 from tests.envs import RandomEnv
 from tests.recorder import ACTION_SPACE, OBSERVATION_SPACE
 from tests.setup import KWARGS, model_on, noise, random_envs
 
 
-def replayed_states(model: Any, env: int, n_steps: int) -> list[RNNStates]:
-    """Memory before each step as it follows from the stored observations, actions and episode starts alone."""
-    buffer, policy = model.replay_buffer, model.policy
-    states, found = policy.initial_states(1), []
-    for t in range(n_steps):
-        starts = buffer.rings[0].episode_steps[t, env] == 0
-        if starts:
-            states = policy.initial_states(1)
-        previous = (
-            th.zeros(1, 3)
-            if starts
-            else encode_actions(th.as_tensor(buffer.rings[0].actions[t - 1, env][None]), model.action_space)
-        )
-        found.append(states)
-        with th.no_grad():
-            states = policy(th.as_tensor(buffer.rings[0].observations[t, env][None]), Memory(states, previous)).lstm_states
-    return found
+def replayed_states(model: Any, n_steps: int) -> np.ndarray:
+    """Memory before each step as it follows from what is stored otherwise, as rows of the buffer: (T, n_envs, state_size)."""
+    ring, policy = model.replay_buffer.rings[0], model.policy
+    actions = ring.actions[:n_steps].reshape(n_steps, ring.n_envs, *model.action_space.shape)
+    states = policy.trace(
+        ring.observations[:n_steps], policy.unscale_action(actions), ring.episode_steps[:n_steps] == 0
+    ).lstm_states
+    arrays = states.pi if states.vf is states.pi else (*states.pi, *states.vf)
+    return th.cat([array.transpose(1, 2).flatten(start_dim=2) for array in arrays], dim=-1).numpy()
 
 
 @pytest.mark.parametrize("n_envs", [1, 3])
+@pytest.mark.parametrize("stride", [1, 5])
 @pytest.mark.parametrize("policy_kwargs", [{}, dict(n_lstm_layers=2), dict(shared_lstm=True, enable_critic_lstm=False)])
 @pytest.mark.parametrize(
     ("algorithm", "action_space"),
@@ -58,6 +49,7 @@ def replayed_states(model: Any, env: int, n_steps: int) -> list[RNNStates]:
 )
 def test_stored_state_is_the_state_used_to_act(
     n_envs: int,
+    stride: int,
     policy_kwargs: dict[str, Any],
     algorithm: type[RecurrentOffPolicyAlgorithm],
     action_space: spaces.Space,
@@ -72,7 +64,8 @@ def test_stored_state_is_the_state_used_to_act(
         learning_starts=15 * n_envs,
         train_freq=1,
         gradient_steps=0,
-        replay_buffer_kwargs=dict(stride=1),
+        sequence_length=5,
+        replay_buffer_kwargs=dict(stride=stride),
         policy_kwargs=KWARGS["policy_kwargs"] | policy_kwargs,
         **(dict(action_noise=noise()) if action_space is ACTION_SPACE else {}),
     )
@@ -83,16 +76,10 @@ def test_stored_state_is_the_state_used_to_act(
     n_steps = buffer.size()
     assert n_steps == 50 and not buffer.full
     np.testing.assert_array_equal(buffer.rings[0].episode_steps[[0, 30]], 0)
-    for env in range(n_envs):
-        expected = np.stack([buffer_row(model, states) for states in replayed_states(model, env, n_steps)])
-        started = buffer.rings[0].episode_steps[:n_steps, env] == 0
-        np.testing.assert_allclose(buffer.rings[0].states[:n_steps, env][~started], expected[~started], atol=1e-6)
-        assert (np.abs(expected[~started]).max(axis=1) > 0).all(), "the warm-up advances the memory too"
-
-
-def buffer_row(model: Any, states: RNNStates) -> np.ndarray:
-    arrays = states.pi if states.vf is states.pi else (*states.pi, *states.vf)
-    return th.cat([array.transpose(0, 1).flatten() for array in arrays]).numpy()
+    goes_on = buffer.rings[0].episode_steps[:n_steps:stride] > 0
+    expected = replayed_states(model, n_steps)[::stride][goes_on]
+    np.testing.assert_allclose(buffer.rings[0].states[: n_steps // stride][goes_on], expected, atol=1e-6)
+    assert (np.abs(expected).max(axis=1) > 0).all(), "the warm-up advances the memory too"
 
 
 def test_previous_action_is_the_executed_one() -> None:

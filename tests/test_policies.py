@@ -13,7 +13,6 @@ from stable_baselines3.common.policies import BasePolicy
 from sb3_recurrent_offpolicy import R2D2, RecurrentSAC, RecurrentTD3, policies
 from sb3_recurrent_offpolicy.cores import GRUCore, LSTMCore, RecurrentCore
 from sb3_recurrent_offpolicy.policies import POLICY_NAMES, RecurrentTD3Policy
-from sb3_recurrent_offpolicy.type_aliases import Memory
 from tests.envs import RandomEnv
 from tests.recorder import ACTION_SPACE, OBSERVATION_SPACE
 from tests.test_cores import Accumulator
@@ -95,10 +94,10 @@ def test_one_plain_observation_gives_one_plain_action() -> None:
 def test_acting_equals_predicting_without_noise() -> None:
     """What training does at a step and what users do with ``predict`` is the same function."""
     policy, stream = make_policy(), observations(6, 2)
-    memory, acted = policy.initial_memory(2), []
+    ((state, _), previous_actions), acted = policy.initial_memory(2), []
     for observation in stream:
-        step = policy.act(observation, memory, np.zeros(2, dtype=bool))
-        memory = Memory(step.lstm_states, th.as_tensor(step.actions))
+        step = policy.act(observation, state, previous_actions, np.zeros(2, dtype=bool))
+        state, previous_actions = step.state, th.as_tensor(step.actions)
         acted.append(step.actions)
     np.testing.assert_allclose(acted, roll(policy, stream), atol=1e-6)
 
@@ -110,10 +109,7 @@ def test_critic_state_is_independent_of_the_actors() -> None:
     for change in (0.0, 1.0):
         with th.no_grad():
             policy.actor.encoder.core.rnn.weight_hh_l0.add_(change)  # type: ignore[union-attr, operator]
-        states = policy.initial_states(2)
-        for observation in stream:
-            states = policy.act(observation, Memory(states, th.ones(2, 3)), np.zeros(2, dtype=bool)).lstm_states
-        results.append(states)
+        results.append(policy.trace(stream, np.ones((4, 2, 3)), np.zeros((4, 2), dtype=bool)).next_lstm_states)
     assert not th.allclose(results[0].pi[0], results[1].pi[0])
     for a, b in zip(results[0].vf, results[1].vf, strict=True):
         assert th.equal(a, b)

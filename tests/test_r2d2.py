@@ -17,7 +17,6 @@ from torch import nn
 from sb3_recurrent_offpolicy import R2D2
 from sb3_recurrent_offpolicy.cores import NoCore
 from sb3_recurrent_offpolicy.targets import rescale_values, unrescale_values
-from sb3_recurrent_offpolicy.type_aliases import Memory
 from tests.envs import RandomEnv
 from tests.models import Q_LEARNING, latents_step_by_step, losses, n_step_target, random_env_model
 from tests.recorder import OBSERVATION_SPACE
@@ -224,16 +223,16 @@ def test_initial_priorities_are_the_actors_own_errors(n_envs: int, value_rescali
     rescale = rescale_values if value_rescaling else (lambda values: values)
     unrescale = unrescale_values if value_rescaling else (lambda values: values)
     for env in range(n_envs):
-        q_values, states = [], model.policy.initial_states(1)
+        q_values, state = [], model.policy.initial_states(1).pi
         for t in range(60):
             previous = th.zeros(1, N_ACTIONS)
             if buffer.rings[0].episode_steps[t, env] == 0:
-                states = model.policy.initial_states(1)
+                state = model.policy.initial_states(1).pi
             else:
                 previous[0, int(buffer.rings[0].actions[t - 1, env, 0])] = 1.0
             with th.no_grad():
-                step = model.policy(th.as_tensor(buffer.rings[0].observations[t, env][None]), Memory(states, previous))
-            states = step.lstm_states
+                step = model.policy(th.as_tensor(buffer.rings[0].observations[t, env][None]), state, previous)
+            state = step.state
             q_values.append(step.q_values[0])
         for t in range(59):
             ended = buffer.rings[0].episode_steps[t + 1, env] == 0

@@ -6,7 +6,8 @@ from typing import Any
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BaseModel
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, create_mlp
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor, create_mlp
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
@@ -50,6 +51,12 @@ class HistoryEncoder(SavedNetwork):
         )
         self.core = core
         self.detach_features = detach_features
+        # SB3 finds out at each call what kind of space this is
+        self._takes_vectors = (
+            isinstance(observation_space, spaces.Box)
+            and not (normalize_images and is_image_space(observation_space))
+            and type(features_extractor) is FlattenExtractor
+        )
         self.latent_dim = int(core.output_size + features_extractor.features_dim)
 
     def inputs(self, observations: PyTorchObs, previous_actions: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
@@ -58,7 +65,11 @@ class HistoryEncoder(SavedNetwork):
         :param previous_actions: (B, A)
         :return: inputs of the memory (B, F + A), and the features in them (B, F)
         """
-        features = self.extract_features(observations, self.features_extractor)
+        if self._takes_vectors:
+            assert isinstance(observations, th.Tensor)
+            features = observations.flatten(start_dim=1).float()
+        else:
+            features = self.extract_features(observations, self.features_extractor)
         if self.detach_features:
             features = features.detach()
         return th.cat([features, previous_actions], dim=-1), features

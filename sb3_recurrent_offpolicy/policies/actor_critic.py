@@ -2,6 +2,7 @@
 
 from typing import Any, ClassVar
 
+import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import get_actor_critic_arch
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
@@ -10,7 +11,7 @@ from sb3_recurrent_offpolicy.checks import check_integers
 from sb3_recurrent_offpolicy.cores import NoCore
 from sb3_recurrent_offpolicy.networks import HistoryEncoder, RecurrentActor, RecurrentContinuousCritic, RecurrentCritic
 from sb3_recurrent_offpolicy.policies.base import RecurrentPolicy
-from sb3_recurrent_offpolicy.type_aliases import Memory, PolicyStep, RNNStates
+from sb3_recurrent_offpolicy.type_aliases import CoreState, PolicyStep, RNNStates
 
 
 class RecurrentActorCriticPolicy(RecurrentPolicy):
@@ -112,15 +113,15 @@ class RecurrentActorCriticPolicy(RecurrentPolicy):
         pi = self.actor.encoder.core.initial_state(n_envs)
         return RNNStates(pi, pi if self.shared_lstm else self.critic.encoder.core.initial_state(n_envs))
 
-    def forward(self, observation: PyTorchObs, memory: Memory, deterministic: bool = False) -> PolicyStep:
-        lstm_states, previous_actions = memory
+    def forward(
+        self, observation: PyTorchObs, state: CoreState, previous_actions: th.Tensor, deterministic: bool = False
+    ) -> PolicyStep:
         actor, critic = self.actor.encoder, self.critic.encoder
         inputs, features = actor.inputs(observation, previous_actions)
-        latents, pi = actor.step(inputs, features, lstm_states.pi)
+        latents, state = actor.step(inputs, features, state)
         actions = self.actor(latents, deterministic)
-        if self.shared_lstm:
-            return PolicyStep(actions, RNNStates(pi, pi))
+        if not self.enable_critic_lstm:
+            return PolicyStep(actions, state)
         if critic.features_extractor is not actor.features_extractor:
-            inputs, features = critic.inputs(observation, previous_actions)
-        _, vf = critic.core.step(inputs, lstm_states.vf)
-        return PolicyStep(actions, RNNStates(pi, vf))
+            inputs, _ = critic.inputs(observation, previous_actions)
+        return PolicyStep(actions, state, critic_inputs=inputs)

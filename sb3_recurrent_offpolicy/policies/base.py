@@ -11,6 +11,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import get_flattened_obs_dim
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from stable_baselines3.common.utils import obs_as_tensor
 from torch import nn
 
 from sb3_recurrent_offpolicy.checks import check_integers, check_numbers
@@ -260,14 +261,17 @@ class RecurrentPolicy(BasePolicy):
         """
         return Memory(self.initial_states(n_envs), th.zeros(n_envs, self.action_encoding_dim, device=self.device))
 
-    def forward(self, observation: PyTorchObs, memory: Memory, deterministic: bool = False) -> PolicyStep:
+    def forward(
+        self, observation: PyTorchObs, state: CoreState, previous_actions: th.Tensor, deterministic: bool = False
+    ) -> PolicyStep:
         """
-        Advance all memories by one step.
+        Advance the memory that acts by one step.
 
         :param observation: (n_envs, *obs), or a dict of them
-        :param memory: before the step, zero where an episode starts
+        :param state: memory before the step, zero where an episode starts
+        :param previous_actions: (n_envs, A), zero where an episode starts
         :param deterministic: the most likely action rather than a sampled one
-        :return: actions, and the memories after the step, as tensors
+        :return: actions, and the memory after the step, as tensors
         """
         raise NotImplementedError
 
@@ -279,21 +283,28 @@ class RecurrentPolicy(BasePolicy):
         return network(latents, deterministic), state
 
     @th.inference_mode()
-    def act(self, observation: np.ndarray | dict[str, np.ndarray], memory: Memory, episode_starts: np.ndarray) -> PolicyStep:
+    def act(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: CoreState,
+        previous_actions: th.Tensor,
+        episode_starts: np.ndarray,
+    ) -> PolicyStep:
         """
-        Act as in training: like :meth:`predict`, but the critic's memory comes along, for the replay buffer.
+        Act as in training, on what a ``VecEnv`` returns.
 
         :param observation: (n_envs, *obs), or a dict of them
-        :param memory: before the step
-        :param episode_starts: (n_envs,), forget the memory there
-        :return: actions and Q-values as arrays, and the memories after the step
+        :param state: memory before the step
+        :param previous_actions: (n_envs, A)
+        :param episode_starts: (n_envs,), state and previous action are forgotten there
+        :return: actions and Q-values as arrays, and the memory after the step
         """
-        observation_tensor, _ = self.obs_to_tensor(observation)
         if episode_starts.any():
-            memory = self.forget(memory, episode_starts)
-        step = self.forward(observation_tensor, memory)
+            *array, previous_actions = self.forget((*state, previous_actions), episode_starts)
+            state = tuple(array)
+        step = self.forward(obs_as_tensor(observation, self.device), state, previous_actions)
         q_values = None if step.q_values is None else step.q_values.cpu().numpy()
-        return PolicyStep(step.actions.cpu().numpy(), step.lstm_states, q_values)
+        return step._replace(actions=step.actions.cpu().numpy(), q_values=q_values)
 
     def trace(self, observations: Any, actions: np.ndarray, episode_starts: np.ndarray) -> Trace:
         """
@@ -358,7 +369,7 @@ class RecurrentPolicy(BasePolicy):
         device = self.device
         with th.no_grad():
             tensors = tuple(th.as_tensor(array, dtype=th.float32, device=device) for array in state)
-            *core_state, previous_actions = self._forget(tensors, episode_starts)
+            *core_state, previous_actions = self.forget(tensors, episode_starts)
             actions, new_state = self._predict(observation_tensor, tuple(core_state), previous_actions[0], deterministic)
             new_previous_actions = encode_actions(actions.reshape(n_envs, -1), self.action_space)[None]
 
@@ -390,18 +401,10 @@ class RecurrentPolicy(BasePolicy):
         return state, episode_starts
 
     @staticmethod
-    def _forget(state: CoreState, episode_starts: np.ndarray) -> CoreState:
-        """Zero, in tensors (..., n_envs, hidden), what belongs to environments where an episode starts."""
-        return tuple(array.masked_fill(th.as_tensor(episode_starts[:, None], device=array.device), 0.0) for array in state)
-
-    def forget(self, memory: Memory, episode_starts: np.ndarray) -> Memory:
+    def forget(state: CoreState, episode_starts: np.ndarray) -> CoreState:
         """
-        :param memory: of several environments
+        :param state: (..., n_envs, hidden) each
         :param episode_starts: (n_envs,)
         :return: the same, zero where an episode starts
         """
-        (pi, vf), previous_actions = memory
-        new_pi = self._forget(pi, episode_starts)
-        # One memory that is shared stays one object
-        new_vf = new_pi if vf is pi else self._forget(vf, episode_starts)
-        return Memory(RNNStates(new_pi, new_vf), *self._forget((previous_actions,), episode_starts))
+        return tuple(array.masked_fill(th.as_tensor(episode_starts[:, None], device=array.device), 0.0) for array in state)

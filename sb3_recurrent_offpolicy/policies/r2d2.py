@@ -9,7 +9,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from sb3_recurrent_offpolicy.networks import RecurrentQNetwork
 from sb3_recurrent_offpolicy.policies.base import RecurrentPolicy
-from sb3_recurrent_offpolicy.type_aliases import Memory, PolicyStep, RNNStates
+from sb3_recurrent_offpolicy.type_aliases import CoreState, PolicyStep, RNNStates
 
 # Known to the other algorithms' users, and meaningless here
 ACTOR_CRITIC_KWARGS = {"share_features_extractor", "n_critics", "shared_lstm", "enable_critic_lstm"}
@@ -106,8 +106,10 @@ class R2D2Policy(RecurrentPolicy):
         state = self.q_net.encoder.core.initial_state(n_envs)
         return RNNStates(state, state)
 
-    def forward(self, observation: PyTorchObs, memory: Memory, deterministic: bool = False) -> PolicyStep:
+    def forward(
+        self, observation: PyTorchObs, state: CoreState, previous_actions: th.Tensor, deterministic: bool = False
+    ) -> PolicyStep:
         encoder = self.q_net.encoder
-        latents, state = encoder.step(*encoder.inputs(observation, memory.previous_actions), memory.lstm_states.pi)
+        latents, state = encoder.step(*encoder.inputs(observation, previous_actions), state)
         q_values = self.q_net.q_values(latents)
-        return PolicyStep(q_values.argmax(dim=-1), RNNStates(state, state), q_values)
+        return PolicyStep(q_values.argmax(dim=-1), state, q_values)

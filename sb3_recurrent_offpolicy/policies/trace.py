@@ -7,7 +7,7 @@ import torch as th
 from torch.utils._pytree import tree_map
 
 from sb3_recurrent_offpolicy.preprocessing import encode_actions, map_observation
-from sb3_recurrent_offpolicy.type_aliases import Memory, RNNStates
+from sb3_recurrent_offpolicy.type_aliases import RNNStates
 
 
 class Trace(NamedTuple):
@@ -48,28 +48,28 @@ def trace(policy: Any, observations: Any, actions: np.ndarray, episode_starts: n
     taken = th.as_tensor(stored_actions, device=policy.device)
     if taken.is_floating_point():
         taken = taken.float()
-    memory = policy.initial_memory(n_envs)
+    (pi, vf), previous_actions = policy.initial_memory(n_envs)
+    is_shared = vf is pi
+    acting, valuing = policy.acting_network, policy.value_network
     before, after, chosen, values = [], [], [], []
     distributions: list[dict[str, th.Tensor]] = []
     for t in range(n_steps):
-        memory = policy.forget(memory, episode_starts[t])
-        before.append(memory.lstm_states)
+        pi, vf, (previous_actions,) = (policy.forget(part, episode_starts[t]) for part in (pi, vf, (previous_actions,)))
+        before.append(RNNStates(pi, vf))
         observation, _ = policy.obs_to_tensor(map_observation(lambda array, t=t: array[t], observations))
-        step = policy(observation, memory, deterministic=True)
-        after.append(step.lstm_states)
-        chosen.append(step.actions)
-        acting, valuing = policy.acting_network, policy.value_network
-        latents, _ = acting.encoder.step(*acting.encoder.inputs(observation, memory.previous_actions), memory.lstm_states.pi)
+        latents, pi = acting.encoder.step(*acting.encoder.inputs(observation, previous_actions), pi)
+        chosen.append(acting(latents, deterministic=True))
         distributions.append(acting.distribution(latents))
-        latents, _ = valuing.encoder.step(*valuing.encoder.inputs(observation, memory.previous_actions), memory.lstm_states.vf)
+        latents, vf = valuing.encoder.step(*valuing.encoder.inputs(observation, previous_actions), vf)
         values.append(valuing.q_vectors(latents, taken[t]))
-        memory = Memory(step.lstm_states, encode_actions(taken[t], policy.action_space))
+        after.append(RNNStates(pi, vf))
+        previous_actions = encode_actions(taken[t], policy.action_space)
 
     def stacked(states: list[RNNStates]) -> RNNStates:
         pi, vf = (
             tree_map(lambda *arrays: th.stack(arrays), *(getattr(each, part) for each in states)) for part in ("pi", "vf")
         )
-        return RNNStates(pi, pi if states[0].vf is states[0].pi else vf)
+        return RNNStates(pi, pi if is_shared else vf)
 
     would = th.stack(chosen).cpu().numpy().reshape(n_steps, n_envs, *policy.action_space.shape)
     return Trace(
