@@ -1,6 +1,6 @@
 """How the cost of an update, of ``add`` and of ``sample`` grows; figures for ``speed.py``."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from stable_baselines3.common.logger import configure
 from tqdm import tqdm
 
 from benchmarks.timing import side_by_side, summary
-from sb3_recurrent_offpolicy import RecurrentSAC
+from sb3_recurrent_offpolicy import R2D2, RecurrentSAC
 from sb3_recurrent_offpolicy.buffers import RecurrentSequenceReplayBuffer
 from sb3_recurrent_offpolicy.type_aliases import RNNStates
 
@@ -43,25 +43,34 @@ BUFFER_SIZES, N_ENVS = (10_000, 30_000, 100_000, 300_000, 1_000_000), (1, 2, 4, 
 
 
 def model_to_update(
-    setting: dict[str, int], device: str, algorithm: Callable[..., Any] = RecurrentSAC, core: str = "Lstm"
+    setting: dict[str, int],
+    device: str,
+    algorithm: Callable[..., Any] = RecurrentSAC,
+    core: str = "lstm",
+    heads: Sequence[int] = HEADS,
 ) -> Any:
     """
     :param setting: length and number of sequences, units and layers of each memory, named as in ``BASE``
     :param device: of the networks
     :param algorithm: class of the model
-    :param core: "Lstm" or "Gru"
+    :param core: kind of the memories
+    :param heads: layers behind them
     :return: a model with a filled buffer; ``train(1, batch)`` updates it
     """
+    q_learning = algorithm is R2D2
     model = algorithm(
-        f"Mlp{core}Policy",
-        make_vec_env("Pendulum-v1", n_envs=8, seed=0),
+        "MlpLstmPolicy",
+        make_vec_env("CartPole-v1" if q_learning else "Pendulum-v1", n_envs=8, seed=0),
         batch_size=setting["batch"],
         sequence_length=setting["length"],
         buffer_size=20_000,
         learning_starts=10**9,
         device=device,
         seed=0,
-        policy_kwargs=dict(lstm_hidden_size=setting["hidden"], n_lstm_layers=setting["layers"], net_arch=HEADS),
+        burn_in=0,
+        policy_kwargs=dict(
+            core=core, lstm_hidden_size=setting["hidden"], n_lstm_layers=setting["layers"], net_arch=list(heads)
+        ),
     )
     model.set_logger(configure(None, []))
     return model.learn(8_000)

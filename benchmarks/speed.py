@@ -4,8 +4,8 @@ What a step costs, measured side by side in one process: alternating runs, media
     python -m benchmarks.speed                 # table, figure, profile: benchmarks/results/speed_<device>.*
     python -m benchmarks.speed --device cuda
 
-* one gradient update against the bare recurrent calls that it cannot do without, against skrl's recurrent agents at equal
-  work, and per trained transition against sb3-contrib's RecurrentPPO
+* one gradient update against its floor, the recurrent calls and the heads that it cannot do without, called alone; against
+  skrl's recurrent agents at equal work; and per trained transition against sb3-contrib's RecurrentPPO
 * a GRU update against an LSTM update, two threads against one
 * collecting without training against SB3's feed-forward TD3 and RecurrentPPO
 * sampling against the update it is for, uniform and prioritised, from a million steps
@@ -17,8 +17,9 @@ import argparse
 import json
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -28,14 +29,14 @@ from sb3_contrib import RecurrentPPO
 from stable_baselines3 import TD3
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
-from torch import nn
 from tqdm import tqdm
 
+from benchmarks.floor import FLOORS, floor
 from benchmarks.growth import BASE, HEADS, draw, grow_buffer, grow_updates, held_bytes, model_to_update
 from benchmarks.profiling import profile_acting, profile_update
 from benchmarks.skrl_agents import skrl_agent
 from benchmarks.timing import Row, machine, row, side_by_side, summary, table
-from sb3_recurrent_offpolicy import R2D2, RecurrentDDPG, RecurrentSAC, RecurrentTD3
+from sb3_recurrent_offpolicy import R2D2, RecurrentSAC, RecurrentTD3
 from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
 from sb3_recurrent_offpolicy.buffers import RecurrentSequenceReplayBuffer
 from sb3_recurrent_offpolicy.type_aliases import RNNStates
@@ -44,59 +45,39 @@ RESULTS = Path(__file__).parent / "results"
 BATCH = BASE["batch"]
 
 
-class Calls(NamedTuple):
-    """Recurrent calls that some updates of an algorithm cannot do without."""
-
-    n_updates: int
-    forward: int
-    forward_backward: int
-
-
-CALLS: dict[type[RecurrentOffPolicyAlgorithm], Calls] = {
-    # The actor is updated every second time
-    RecurrentTD3: Calls(n_updates=2, forward=4, forward_backward=3),
-    RecurrentSAC: Calls(n_updates=1, forward=1, forward_backward=2),
-    RecurrentDDPG: Calls(n_updates=1, forward=2, forward_backward=2),
-}
 SKRL: dict[type[RecurrentOffPolicyAlgorithm], str] = {RecurrentTD3: "TD3_RNN", RecurrentSAC: "SAC_RNN"}
+# Of the examples, and of most tuned entries of hyperparams/: sequence length, hidden units, heads
+SIZES = ((64, 128, [128, 128]), (32, 64, [64, 64]))
+# Calls of a contender before the next one's turn: in training, too, an update finds its code and its weights in the caches
+REPETITIONS = 5
 
 
-def bare_calls(input_size: int, calls: Calls, device: str, length: int, hidden: int) -> Callable[[], None]:
-    """Nothing but ``nn.LSTM``."""
-    forward, forward_backward = (
-        [nn.LSTM(input_size, hidden, device=device) for _ in range(n)] for n in (calls.forward, calls.forward_backward)
-    )
-    inputs = th.randn(length + 1, BATCH, input_size, device=device)
-    gradient = th.randn(length + 1, BATCH, hidden, device=device)
-
-    def updates() -> None:
-        with th.no_grad():
-            for lstm in forward:
-                lstm(inputs)
-        for lstm in forward_backward:
-            lstm.zero_grad()
-            lstm(inputs)[0].backward(gradient)
-
-    return updates
+def _repeated(call: Callable[[], Any]) -> None:
+    for _ in range(REPETITIONS):
+        call()
 
 
 def benchmark_update(rounds: int, device: str) -> list[Row]:
     rows = []
-    for length, hidden in ((64, 128), (32, 64)):
-        for algorithm, calls in CALLS.items():
-            model = model_to_update(BASE | dict(length=length, hidden=hidden), device, algorithm)
+    for (length, hidden, heads), n_threads in product(SIZES, (1, 2) if device == "cpu" else (th.get_num_threads(),)):
+        before = th.get_num_threads()
+        th.set_num_threads(n_threads)
+        for algorithm, work in FLOORS.items():
+            model = model_to_update(BASE | dict(length=length, hidden=hidden), device, algorithm, heads=heads)
             contenders: dict[str, Callable[[], Any]] = {
-                algorithm.__name__: partial(model.train, calls.n_updates, BATCH),
-                "bare LSTM calls": bare_calls(model.actor.encoder.core.input_size, calls, device, length, hidden),
+                algorithm.__name__: partial(model.train, work.n_updates, BATCH),
+                "floor": floor(model, length, BATCH),
             }
             if algorithm in SKRL and device == "cpu":
-                agent = skrl_agent(SKRL[algorithm], model.observation_space, model.action_space, BATCH, length, hidden, HEADS)
-                agent.cfg.gradient_steps = calls.n_updates
+                agent = skrl_agent(SKRL[algorithm], model.observation_space, model.action_space, BATCH, length, hidden, heads)
+                agent.cfg.gradient_steps = work.n_updates
                 contenders[f"skrl {SKRL[algorithm]}"] = partial(agent.update, timestep=0, timesteps=1)
-            seconds = side_by_side(contenders, rounds, device)
-            ours, *others = (summary(values, 1e3 / calls.n_updates) for values in seconds.values())
-            what = f"{algorithm.__name__} update, T {length}, hidden {hidden} (ms)"
+            repeated = {name: partial(_repeated, call) for name, call in contenders.items()}
+            seconds = side_by_side(repeated, rounds, device)
+            ours, *others = (summary(values, 1e3 / work.n_updates / REPETITIONS) for values in seconds.values())
+            what = f"{algorithm.__name__} update, T {length}, hidden {hidden}, {n_threads} thread(s) (ms)"
             rows += [row(what, ours, name, theirs) for name, theirs in zip(list(contenders)[1:], others, strict=True)]
+        th.set_num_threads(before)
     return rows
 
 
@@ -128,7 +109,7 @@ def benchmark_trained_transition(rounds: int, device: str, length: int = 64, hid
 
 def benchmark_variants(rounds: int, device: str) -> list[Row]:
     """GRU against LSTM, and what a second thread and coarser matrix products bring."""
-    lstm, gru = (model_to_update(BASE | dict(length=64), device, core=core) for core in ("Lstm", "Gru"))
+    lstm, gru = (model_to_update(BASE | dict(length=64), device, core=core) for core in ("lstm", "gru"))
     seconds = side_by_side({"GRU": partial(gru.train, 1, BATCH), "LSTM": partial(lstm.train, 1, BATCH)}, rounds, device)
     rows = [row("RecurrentSAC update with a GRU (ms)", summary(seconds["GRU"], 1e3), "LSTM", summary(seconds["LSTM"], 1e3))]
     update = partial(lstm.train, 1, BATCH)
@@ -278,7 +259,9 @@ def main() -> None:
         "acting step, 8 environments, hidden 128": profile_acting(device),
     }
 
-    stated = machine(device, arguments.threads) | {"setting": f"batch {BATCH}, heads {HEADS}, median (10 % to 90 %)"}
+    stated = machine(device, arguments.threads) | {
+        "setting": f"batch {BATCH}, heads {HEADS} ({SIZES[1][2]} at hidden {SIZES[1][1]}), median (10 % to 90 %)"
+    }
     name = f"speed_{device}"
     result = {"machine": stated, "rows": rows, "updates": updates, "buffers": buffers, "profiles": profiles}
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")

@@ -129,13 +129,12 @@ class WindowPriorities:
         counted = (times >= first) & (times < ends)
         columns = np.broadcast_to(envs, times.shape)[counted]
         self.errors[times[counted] % len(self.errors), columns] = self._finite(errors[counted])
-        # The windows that touch a sequence stand side by side
-        n_envs = self.errors.shape[1]
+        # The windows that touch a sequence stand side by side; one that touches several is refreshed as often
         low, high = self.lattice.touching(first, last)
         sequence_low, sequence_high = self.lattice.touching(np.maximum(begins, first), ends)
         points = np.maximum(sequence_low, low) + np.arange((sequence_high - sequence_low).max())[:, None]
-        unique = np.unique((points * n_envs + envs)[(points < np.minimum(sequence_high, high)) & (ends > first)])
-        self._refresh(unique // n_envs, unique % n_envs, first, last)
+        touched = (points < np.minimum(sequence_high, high)) & (ends > first)
+        self._refresh(points[touched], np.broadcast_to(envs, points.shape)[touched], first, last)
 
     def live_weights(self, first: int, last: int) -> tuple[int, np.ndarray]:
         """
@@ -167,7 +166,9 @@ class WindowPriorities:
     def _refresh(self, points: np.ndarray, envs: np.ndarray, first: int, last: int) -> None:
         times = self.lattice.begins(points) + np.arange(self.lattice.length)[:, None]
         mask = (times >= first) & (times < last)
-        errors = self.errors[times % len(self.errors), envs]
+        # Faster than two indices and a remainder, see StepRing.read
+        cells = (times - last // self.n_rows * self.n_rows) * self.n_envs + envs
+        errors = self.errors.ravel().take(cells, mode="wrap")
         known = ~np.isnan(errors)
         slots = points % len(self.weights)
         self.peaks[slots, envs] = np.where(known & mask, errors, 0.0).max(axis=0)

@@ -85,6 +85,18 @@ def test_state_is_exchanged_with_torch() -> None:
     assert_equal(copied, torchs)
 
 
+def test_hooks_are_called() -> None:
+    optimizer, called = FusedAdam(parameters(), lr=0.1), []
+    optimizer.register_step_pre_hook(lambda *args: called.append("before"))
+    optimizer.register_step_post_hook(lambda *args: called.append("after"))
+    plain = FusedAdam(parameters(), lr=0.1)
+    give_gradients(optimizer, plain, seed=0)
+    optimizer.step()
+    plain.step()
+    assert called == ["before", "after"]
+    assert_equal(optimizer, plain)
+
+
 @pytest.mark.parametrize("max_norm", [0.1, 1e3])
 def test_clip(max_norm: float) -> None:
     own, others = ([parameter.detach().clone() for parameter in parameters()] for _ in range(2))
