@@ -44,6 +44,8 @@ class ReturnStatistics:
         :param episode_starts: whether an episode began with this step, (n_envs,)
         :param gamma: discount factor
         """
+        # As they are stored: environments in other processes give them in double precision
+        rewards = rewards.astype(np.float32)
         self._returns = gamma * self._returns * ~episode_starts + rewards
         self._new_returns.append(self._returns)
         self._new_rewards.append(rewards)
