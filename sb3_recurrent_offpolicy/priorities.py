@@ -156,6 +156,8 @@ class WindowPriorities:
         return np.where(np.isfinite(errors), errors, self.largest_error)
 
     def _refresh_new(self, first: int, last: int) -> None:
+        if self._known_until == last:
+            return
         n_envs = self.errors.shape[1]
         low, high = self.lattice.touching(max(first, self._known_until), last)
         for begin in range(low, high, CHUNK):

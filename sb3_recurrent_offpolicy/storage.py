@@ -7,7 +7,6 @@ until time ``i + n_rows``. All arithmetic happens on times, so the ring's seam a
 
 import math
 import warnings
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -351,16 +350,19 @@ class StepRing:
         observations = self.read_observations(cells)
         is_newest = lasts == self.n_added
         followed_by_start = self.steps_into_episode(lasts, envs) == 0
-        for column in np.flatnonzero(is_newest | followed_by_start).tolist():
-            env, length = int(envs[column]), lengths[column]
-            successor = (
-                self.next_observation(env)
-                if is_newest[column]
-                else self.final_observations[int(lasts[column] - 1) * self.n_envs + env]
+        columns = np.flatnonzero(is_newest | followed_by_start)
+        if len(columns) == 0:
+            return observations
+        successors = [
+            self.next_observation(env) if newest else self.final_observations[(last - 1) * self.n_envs + env]
+            for env, newest, last in zip(
+                envs[columns].tolist(), is_newest[columns].tolist(), lasts[columns].tolist(), strict=True
             )
-            map_observation(partial(self._write_successor, length=length, column=column), observations, successor)
-        return observations
+        ]
+        steps, which = np.nonzero(np.arange(len(cells))[:, None] >= lengths[columns])
 
-    @staticmethod
-    def _write_successor(observations: np.ndarray, successor: Any, length: int, column: int) -> None:
-        observations[length:, column] = np.asarray(successor).reshape(observations.shape[2:])
+        def write(read: np.ndarray, *values: Any) -> None:
+            read[steps, columns[which]] = np.stack(values).reshape(-1, *read.shape[2:])[which]
+
+        map_observation(write, observations, *successors)
+        return observations
