@@ -24,11 +24,11 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_recurrent_offpolicy.acting import BehaviorPolicy
 from sb3_recurrent_offpolicy.buffers import RecurrentSequenceReplayBuffer
-from sb3_recurrent_offpolicy.checks import check_actions, check_integers, check_numbers, check_positive
+from sb3_recurrent_offpolicy.checks import check_actions, check_integers, check_numbers, check_positive, check_switches
 from sb3_recurrent_offpolicy.diagnostics import state_staleness
 from sb3_recurrent_offpolicy.optimizing import keep_freed_memory, minimize
+from sb3_recurrent_offpolicy.overlap import OverlappingAlgorithm
 from sb3_recurrent_offpolicy.policies import POLICY_NAMES, RecurrentPolicy, check_policy_name, named_policy_kwargs
-from sb3_recurrent_offpolicy.replaying import ReplayingAlgorithm
 from sb3_recurrent_offpolicy.rewards import RewardNormalizer
 from sb3_recurrent_offpolicy.settings import RecurrentSettings, signature_with_settings
 from sb3_recurrent_offpolicy.type_aliases import Encoded, RecurrentSequenceSamples, RNNStates
@@ -39,7 +39,7 @@ SelfRecurrentOffPolicyAlgorithm = TypeVar("SelfRecurrentOffPolicyAlgorithm", bou
 UPDATES_PER_DIAGNOSIS = 100
 
 
-class RecurrentOffPolicyAlgorithm(ReplayingAlgorithm):
+class RecurrentOffPolicyAlgorithm(OverlappingAlgorithm):
     """
     Base of the recurrent off-policy algorithms. Parameters are those of SB3's ``OffPolicyAlgorithm``, and these keyword
     arguments, whose defaults stand in ``default_settings``:
@@ -53,6 +53,9 @@ class RecurrentOffPolicyAlgorithm(ReplayingAlgorithm):
     :param reward_scale: factor on sampled rewards. "auto" divides them by the deviation of the discounted returns that are
         replayed, so that one learning rate fits rewards of any size, see
         :class:`~sb3_recurrent_offpolicy.rewards.RewardNormalizer`
+    :param overlap_updates: update while the environments compute their next step, for slow simulators in a ``SubprocVecEnv``.
+        Off by default, because actions then come from weights that lack the updates after the latest rollout. Data and
+        updates are as in SB3's order. Most overlaps with ``train_freq=1``: all updates are made during one step
     :param max_grad_norm: clip the gradients of each optimizer to this norm, None not to
 
     ``batch_size`` counts *sequences*: an update learns from up to ``batch_size * sequence_length`` steps. The ``n_steps``
@@ -75,6 +78,7 @@ class RecurrentOffPolicyAlgorithm(ReplayingAlgorithm):
         "state_init": "stored",
         "refresh_states": False,
         "reward_scale": "auto",
+        "overlap_updates": False,
         "max_grad_norm": None,
     }
 
@@ -150,6 +154,7 @@ class RecurrentOffPolicyAlgorithm(ReplayingAlgorithm):
             raise ValueError(f"replay_buffer_kwargs has {own}: pass them to {type(self).__name__} itself")
         check_integers(1, **{name: getattr(self, name) for name in self.count_parameters})
         check_numbers(0, 1, gamma=self.gamma, tau=self.tau)
+        check_switches(overlap_updates=self.overlap_updates)
         if self.reward_scale != "auto":
             check_positive("or 'auto'", reward_scale=self.reward_scale)
         if self.max_grad_norm is not None:

@@ -44,6 +44,16 @@ def check_positive(alternative: str = "", /, **values: Any) -> None:
             raise ValueError(f"{name}={value!r} must be a finite number above 0 {alternative}".rstrip())
 
 
+def check_switches(**values: Any) -> None:
+    """
+    :param values: parameters that are on or off, by name
+    :raises ValueError: if one of them is neither
+    """
+    for name, value in values.items():
+        if not isinstance(value, (bool, np.bool_)):
+            raise ValueError(f"{name}={value!r} must be True or False")
+
+
 def check_actions(space: spaces.Space, action_noise: Any) -> None:
     """
     :param space: of the actions

@@ -96,8 +96,8 @@ class R2D2(RecurrentOffPolicyAlgorithm):
     :param exploration_ladder: (epsilon, alpha): environment i of N explores at the rate epsilon^(1 + alpha i / (N - 1)).
         Applies from 8 environments on, where the schedule above has no effect; None: the schedule, always
     :param settings: ``sequence_length`` (default 40, of which all is learned from; the paper's 80 contain its burn-in of 40),
-        ``burn_in`` (default 20), ``state_init``, ``refresh_states`` and ``reward_scale`` (default 1: values are rescaled), see
-        :class:`~sb3_recurrent_offpolicy.algorithm.RecurrentOffPolicyAlgorithm`
+        ``burn_in`` (default 20), ``state_init``, ``refresh_states``, ``reward_scale`` (default 1: values are rescaled) and
+        ``overlap_updates``, see :class:`~sb3_recurrent_offpolicy.algorithm.RecurrentOffPolicyAlgorithm`
     :param _init_setup_model: whether or not to build the network at the creation of the instance
     """
 
@@ -292,7 +292,7 @@ class R2D2(RecurrentOffPolicyAlgorithm):
             self.replay_buffer.set_newest_errors(self._errors_of(self._pending_step, greedy_values))
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
         taken = q_values[np.arange(self.n_envs), buffer_action.reshape(-1)]
-        self._pending_step = _PendingStep(ring.n_added, taken, greedy_values, reward)
+        self._pending_step = _PendingStep(ring.n_added, taken, greedy_values, reward.astype(np.float32))
 
     def _errors_of(self, step: _PendingStep, next_values: np.ndarray) -> np.ndarray:
         """
@@ -316,7 +316,7 @@ class R2D2(RecurrentOffPolicyAlgorithm):
 
     # --------------------------------------------------------------- learning
 
-    def train(self, gradient_steps: int, batch_size: int = 32) -> None:
+    def _update(self, gradient_steps: int, batch_size: int) -> None:
         # Switch to train mode (this affects batch norm / dropout)
         self.policy.set_training_mode(True)
         # Update learning rate according to schedule

@@ -71,8 +71,8 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
     :param verbose: 0 for no output, 1 for info messages, 2 for debug messages
     :param seed: seed for the pseudo random generators
     :param device: device (cpu, cuda, ...) on which the code should be run
-    :param settings: ``sequence_length``, ``burn_in``, ``state_init``, ``refresh_states``, ``reward_scale``, ``max_grad_norm``,
-        see :class:`~sb3_recurrent_offpolicy.algorithm.RecurrentOffPolicyAlgorithm`
+    :param settings: ``sequence_length``, ``burn_in``, ``state_init``, ``refresh_states``, ``reward_scale``,
+        ``overlap_updates``, ``max_grad_norm``, see :class:`~sb3_recurrent_offpolicy.algorithm.RecurrentOffPolicyAlgorithm`
     :param _init_setup_model: whether or not to build the network at the creation of the instance
     :raises ValueError: if ``ent_coef`` or ``target_entropy`` is neither a number nor "auto" with an optional number, or
         ``target_entropy`` is more than the actions can have
@@ -194,7 +194,7 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
             )
         return resolved
 
-    def train(self, gradient_steps: int, batch_size: int = 16) -> None:
+    def _update(self, gradient_steps: int, batch_size: int) -> None:
         # Switch to train mode (this affects batch norm / dropout)
         self.policy.set_training_mode(True)
 

@@ -20,6 +20,7 @@ class ReplaySettings(TypedDict, total=False):
     state_init: Literal["stored", "zero"]
     refresh_states: bool
     reward_scale: float | Literal["auto"]
+    overlap_updates: bool
 
 
 class RecurrentSettings(ReplaySettings, total=False):

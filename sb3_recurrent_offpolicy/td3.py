@@ -55,8 +55,8 @@ class RecurrentTD3(RecurrentOffPolicyAlgorithm):
     :param device: device (cpu, cuda, ...) on which the code should be run
     :param preactivation_penalty: weight of the squared pre-tanh action in the actor loss. Without it the actor is prone to
         saturate: stuck at the bounds of the action space, where tanh passes no gradient. 0 is the actor loss of the paper
-    :param settings: ``sequence_length``, ``burn_in``, ``state_init``, ``refresh_states``, ``reward_scale``, ``max_grad_norm``,
-        see :class:`~sb3_recurrent_offpolicy.algorithm.RecurrentOffPolicyAlgorithm`
+    :param settings: ``sequence_length``, ``burn_in``, ``state_init``, ``refresh_states``, ``reward_scale``,
+        ``overlap_updates``, ``max_grad_norm``, see :class:`~sb3_recurrent_offpolicy.algorithm.RecurrentOffPolicyAlgorithm`
     :param _init_setup_model: whether or not to build the network at the creation of the instance
     """
 
@@ -119,7 +119,7 @@ class RecurrentTD3(RecurrentOffPolicyAlgorithm):
             preactivation_penalty=self.preactivation_penalty,
         )
 
-    def train(self, gradient_steps: int, batch_size: int = 16) -> None:
+    def _update(self, gradient_steps: int, batch_size: int) -> None:
         # Switch to train mode (this affects batch norm / dropout)
         self.policy.set_training_mode(True)
 

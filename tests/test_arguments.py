@@ -60,7 +60,7 @@ def test_names_and_order_are_sb3s() -> None:
         theirs = list(inspect.signature(counterpart).parameters)
         ours = list(inspect.signature(algorithm).parameters)
         assert ours[: len(theirs) - 1] == theirs[:-1] and theirs[-1] == "_init_setup_model" in ours
-        assert {"sequence_length", "burn_in", "state_init", "refresh_states", "reward_scale", "max_grad_norm"} <= set(ours)
+        assert set(algorithm.default_settings) <= set(ours)
         with pytest.raises(TypeError, match="sequence_lenght"):
             algorithm("MlpLstmPolicy", "Pendulum-v1", sequence_lenght=3)  # type: ignore[call-arg]
     of_td3 = inspect.signature(RecurrentTD3).parameters

@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 import yaml
 from stable_baselines3 import TD3
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 from benchmarks.ablations import STUDIES, variations
 from benchmarks.checkouts import compare
 from benchmarks.learning import MEMORYLESS, OTHERS, TUNED_FOR, make_model, run, score, scores, set_entry, stated_hyperparams
 from benchmarks.one_checkout import arrays
+from benchmarks.overlap import FILLED, Sleeps, learner, overlap_against_turns, update_against_step
 from benchmarks.speed import benchmark_memory
 from benchmarks.tasks import TASKS, assert_state_is_hidden
+from sb3_recurrent_offpolicy import RecurrentTD3
 from sb3_recurrent_offpolicy.zoo import ALGORITHMS, HYPERPARAMS
 
 
@@ -169,3 +172,15 @@ def test_comparison_of_checkouts_finds_replayed_arrays_wherever_they_lie() -> No
     inner.__dict__ |= {"_rewards": np.ones(2), "whole": outer}
     outer.__dict__ |= {"part": inner, "rings": [{"actions": np.zeros(3)}], "weights": np.zeros(1)}
     assert {name: array.shape for name, array in arrays(outer).items()} == {"rewards": (2,), "actions": (3,)}
+
+
+def test_overlap_is_measured_with_one_update_per_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("benchmarks.overlap.time.sleep", slept.append)
+    model = learner(RecurrentTD3, 0.005, 2, DummyVecEnv)
+    assert model._n_updates == 0 and slept == [0.005] * FILLED
+    update_against_step(model, "what", n_steps=3, rounds=1)
+    assert model._n_updates == 2 * 3 and len(slept) == FILLED + 2 * 3 * 2
+    overlap_against_turns(model, "what", n_steps=3, rounds=1)
+    assert model._n_updates == 2 * 3 + 4 * 3 and len(slept) == FILLED + 2 * 3 * 2 + 4 * 3 * 2
+    assert model.get_env().env_is_wrapped(Sleeps) == [True] * 2

@@ -20,6 +20,7 @@ NAN = float("nan")
 ALL: list[tuple[str, Any]] = [
     *(("gamma", value) for value in (1.5, -0.5, NAN)),
     *(("tau", value) for value in (2, -1, NAN)),
+    *(("overlap_updates", value) for value in (1, "yes", None)),
     *(("reward_scale", value) for value in (np.inf, NAN, 0.0)),
     *(("max_grad_norm", value) for value in (0, -1, NAN)),
     *(("learning_rate", value) for value in (-1e-3, NAN)),

@@ -144,7 +144,13 @@ def test_exclude_include_and_custom_objects(case: Case, tmp_path: pathlib.Path, 
 def test_settings_survive(case: Case, tmp_path: pathlib.Path) -> None:
     """All of them, or what became of them."""
     changes: dict[str, Any] = dict(
-        gamma=0.9, tau=0.1, gradient_steps=3, n_steps=2, stats_window_size=7, train_freq=(2, "episode")
+        gamma=0.9,
+        tau=0.1,
+        gradient_steps=3,
+        n_steps=2,
+        stats_window_size=7,
+        train_freq=(2, "episode"),
+        overlap_updates=True,
     )
     model = model_of(case, learning_rate=0.002, max_grad_norm=3.0, reward_scale=0.5, state_init="zero", **changes)
     model.save(tmp_path / "model")
