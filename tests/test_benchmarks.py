@@ -62,7 +62,8 @@ def test_cores_are_compared_with_otherwise_equal_settings(study: cores.Study) ->
             set_entry(stated, setting)
         _, n_steps = make_model(study.algo, study.env_id, 0, stated)
         assert n_steps % TASKS[study.env_id].curve_every == 0
-        seen.append({name: stated["policy_kwargs"].pop(name, None) for name in ("core", "core_kwargs", "n_lstm_layers")})
+        of_core = ("core", "core_kwargs", "lstm_hidden_size", "n_lstm_layers")
+        seen.append({name: stated["policy_kwargs"].pop(name, None) for name in of_core})
         others.append(stated)
     assert all(one not in seen[:index] for index, one in enumerate(seen)) and all(one == others[0] for one in others)
     assert_state_is_hidden(study.env_id, others[0].get("env_kwargs"))

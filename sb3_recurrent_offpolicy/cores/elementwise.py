@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from typing import ClassVar
 
 import torch as th
 from torch import nn
@@ -40,13 +39,13 @@ class _MinGRULayer(nn.Module):
         return keep, th.addcmul(candidate, keep, candidate, value=-1)
 
     def unroll(self, inputs: th.Tensor, memory: th.Tensor) -> Advanced:
-        outputs = linear_recurrence(*self._gates(inputs), memory)
-        return outputs, outputs[-1]
+        memories = linear_recurrence(*self._gates(inputs), memory)
+        return memories.tanh(), memories[-1]
 
     def step(self, inputs: th.Tensor, memory: th.Tensor) -> Advanced:
         keep, new = self._gates(inputs)
         memory = th.addcmul(new, keep, memory)
-        return memory, memory
+        return memory.tanh(), memory
 
 
 class _RTULayer(nn.Module):
@@ -68,11 +67,11 @@ class _RTULayer(nn.Module):
 
     def unroll(self, inputs: th.Tensor, memory: th.Tensor) -> Advanced:
         cosine, sine, weight = self._rotation()
-        new = nn.functional.linear(inputs, weight)
         # To turn a pair is to multiply a complex number: one operator per step in place of four
-        new, memory = (th.view_as_complex(array.unflatten(-1, (-1, 2))) for array in (new, memory))
-        states = linear_recurrence(th.complex(cosine, sine).expand_as(new), new, memory)
-        outputs = th.view_as_real(states).flatten(start_dim=-2)
+        new = th.view_as_complex(nn.functional.linear(inputs, weight).unflatten(-1, (-1, 2)))
+        turn = th.complex(cosine, sine).expand_as(new)
+        memories = linear_recurrence(turn, new, th.complex(*memory.unflatten(-1, (-1, 2)).unbind(dim=-1)))
+        outputs = th.view_as_real(memories).flatten(start_dim=-2)
         return outputs, outputs[-1]
 
     def step(self, inputs: th.Tensor, memory: th.Tensor) -> Advanced:
@@ -87,13 +86,19 @@ class _RTULayer(nn.Module):
 class _ElementwiseCore(RecurrentCore):
     """Layers on top of each other; between them what both papers put there: normalisation, and a shortcut around each."""
 
-    layer_class: ClassVar[type[_MinGRULayer] | type[_RTULayer]]
-
-    def __init__(self, input_size: int, hidden_size: int, n_layers: int = 1, longest: float = 1000.0):
+    def __init__(
+        self,
+        layer_class: type[_MinGRULayer] | type[_RTULayer],
+        input_size: int,
+        hidden_size: int,
+        n_layers: int,
+        longest: float,
+    ):
         check_integers(1, hidden_size=hidden_size, n_layers=n_layers)
         super().__init__(input_size, hidden_size, ((n_layers, hidden_size),))
+        self.layer_class = layer_class
         sizes = [input_size] + [hidden_size] * (n_layers - 1)
-        self.layers = nn.ModuleList(self.layer_class(size, hidden_size, longest) for size in sizes)
+        self.layers = nn.ModuleList(layer_class(size, hidden_size, longest) for size in sizes)
         # What comes first has another size, and is for the features extractor or VecNormalize to normalise
         self.norms = nn.ModuleList([nn.Identity(), *(nn.LayerNorm(hidden_size) for _ in sizes[1:])])
 
@@ -117,9 +122,9 @@ class _ElementwiseCore(RecurrentCore):
 class MinGRUCore(_ElementwiseCore):
     """
     A GRU whose gates read the inputs only (Feng et al. 2024, "Were RNNs all we needed?", https://arxiv.org/abs/2410.01201,
-    section 3.1); state (h,).
+    section 3.1), with an LSTM's tanh behind it; state (h,).
 
-    h_t = (1 - z_t) h_{t-1} + z_t W x_t with z_t = sigmoid(W_z x_t + b_z)
+    h_t = (1 - z_t) h_{t-1} + z_t W x_t with z_t = sigmoid(W_z x_t + b_z), output tanh(h_t)
 
     Layers after the first read what is normalised and add to it. b_z starts so that the time scales of the units, the steps
     after which 1 / e of an input is left, are log-uniform from 1 step to ``longest``: the "chrono initialisation" of Tallec &
@@ -127,12 +132,14 @@ class MinGRUCore(_ElementwiseCore):
 
     :param input_size: number of inputs per step
     :param hidden_size: number of units per layer
-    :param n_layers: number of layers. One layer opens its gates without regard to what happened before, two do not
-    :param longest: initial time scale of the slowest unit, in steps. The default exceeds most sequences that are replayed
+    :param n_layers: number of layers. Gates of the first see the present input only, those of the next what led to it
+    :param longest: initial time scale of the slowest unit, in steps. The slower a unit, the less a single step changes it:
+        with 1000, few units are left for what changes fast
     :raises ValueError: if a size is below 1, or ``longest`` not above 1
     """
 
-    layer_class = _MinGRULayer
+    def __init__(self, input_size: int, hidden_size: int, n_layers: int = 1, longest: float = 100.0):
+        super().__init__(_MinGRULayer, input_size, hidden_size, n_layers, longest)
 
 
 class RTUCore(_ElementwiseCore):
@@ -142,8 +149,9 @@ class RTUCore(_ElementwiseCore):
 
     (h1, h2)_t = r R(theta) (h1, h2)_{t-1} + gamma W x_t with r = exp(-exp(nu)), gamma = sqrt(1 - r^2), R a rotation by theta
 
-    Layers after the first read what is normalised and add to it. The angles start uniform on the circle; nu starts so that
-    the time scales of the pairs, the steps after which 1 / e of an input is left, are log-uniform from 1 step to ``longest``.
+    Layers after the first read what is normalised and add to it. The angles start uniform on the circle, so that slow pairs
+    too feel what changes fast; nu starts so that the time scales, the steps after which 1 / e of an input is left, are
+    log-uniform from 1 step to ``longest``.
 
     :param input_size: number of inputs per step
     :param hidden_size: number of units per layer, even
@@ -152,4 +160,5 @@ class RTUCore(_ElementwiseCore):
     :raises ValueError: if a size is below 1, ``hidden_size`` is odd, or ``longest`` not above 1
     """
 
-    layer_class = _RTULayer
+    def __init__(self, input_size: int, hidden_size: int, n_layers: int = 1, longest: float = 1000.0):
+        super().__init__(_RTULayer, input_size, hidden_size, n_layers, longest)
