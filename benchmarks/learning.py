@@ -76,12 +76,20 @@ TUNED_FOR = {
 }
 Wrapper = Callable[[gym.Env], gym.Env]
 NOISES = {"normal": NormalActionNoise, "ornstein-uhlenbeck": OrnsteinUhlenbeckActionNoise}
+# The second leaves out what the process waits for, such as other processes
+CLOCKS = {"seconds": time.perf_counter, "processor_seconds": time.process_time}
 # Logged by the algorithm, averaged from one point of the curve to the next
 DIAGNOSTICS = ("delta_q_first", "delta_q_last")
 
 
 def score(
-    model: BaseAlgorithm, env_id: str, n_starts: int, seed: int, wrapper: Wrapper | None = None, zero_memory: bool = False
+    model: BaseAlgorithm,
+    env_id: str,
+    n_starts: int,
+    seed: int,
+    wrapper: Wrapper | None = None,
+    env_kwargs: dict[str, Any] | None = None,
+    zero_memory: bool = False,
 ) -> np.ndarray:
     """
     :param model: which acts deterministically, its state carried as users carry it
@@ -89,10 +97,11 @@ def score(
     :param n_starts: episodes, one from each start; all run side by side
     :param seed: of the starts
     :param wrapper: put around each environment; those around all of them are the model's own
+    :param env_kwargs: of the environment
     :param zero_memory: whether every step is told to be an episode's first
     :return: of each episode, (n_starts,)
     """
-    envs: VecEnv = make_vec_env(env_id, n_envs=n_starts, seed=seed, wrapper_class=wrapper)
+    envs: VecEnv = make_vec_env(env_id, n_envs=n_starts, seed=seed, wrapper_class=wrapper, env_kwargs=env_kwargs)
     if normalizer := model.get_vec_normalize_env():
         envs = VecNormalize(envs, training=False, norm_obs=normalizer.norm_obs, norm_reward=False)
         envs.obs_rms = normalizer.obs_rms
@@ -134,32 +143,46 @@ class Curve(BaseCallback):
     :param env_id: the environment
     :param wrapper: put around each environment, None for none
     :param checkpoint: to be saved at each point, None for none
+    :param env_kwargs: of the environment
     """
 
-    def __init__(self, env_id: str, wrapper: Wrapper | None = None, checkpoint: Checkpoint | None = None) -> None:
+    def __init__(
+        self,
+        env_id: str,
+        wrapper: Wrapper | None = None,
+        checkpoint: Checkpoint | None = None,
+        env_kwargs: dict[str, Any] | None = None,
+    ) -> None:
         super().__init__()
         self.env_id = env_id
         self.wrapper = wrapper
+        self.env_kwargs = env_kwargs
         self.checkpoint = checkpoint
         self.points: list[dict[str, float]] = []
         self.diagnostics: dict[str, list[float]] = {name: [] for name in DIAGNOSTICS}
 
     def _on_training_start(self) -> None:
-        self.training_seconds = self.points[-1]["seconds"] if self.points else 0.0
+        last = self.points[-1] if self.points else {}
+        self.spent = {name: last.get(name, 0.0) for name in CLOCKS}
         self.steps_before = int(self.points[-1]["steps"]) if self.points else 0
-        self.resumed = time.perf_counter()
+        self._resume()
+
+    def _resume(self) -> None:
+        self.resumed = {name: clock() for name, clock in CLOCKS.items()}
 
     def _on_step(self) -> bool:
         for name, values in self.diagnostics.items():
             if f"train/{name}" in self.logger.name_to_value:
                 values.append(self.logger.name_to_value[f"train/{name}"])
         if self.num_timesteps % TASKS[self.env_id].curve_every == 0:
-            self.training_seconds += time.perf_counter() - self.resumed
-            returns = scores(self.model, self.env_id, CURVE_STARTS, CURVE_SEED, self.wrapper)
+            for name, clock in CLOCKS.items():
+                self.spent[name] += clock() - self.resumed[name]
+            returns = scores(self.model, self.env_id, CURVE_STARTS, CURVE_SEED, self.wrapper, self.env_kwargs)
             means = {name: round(float(values.mean()), 3) for name, values in returns.items()}
             # Beneath wrappers that repeat actions: steps of the environment, not of the agent
             steps = self.steps_before + sum(self.training_env.env_method("get_total_steps"))
-            self.points.append({"steps": steps, "seconds": round(self.training_seconds, 1), **means})
+            spent = {name: round(seconds, 1) for name, seconds in self.spent.items()}
+            self.points.append({"steps": steps, **spent, **means})
             for name, values in self.diagnostics.items():
                 if values:
                     self.points[-1][name] = round(float(np.mean(values)), 4)
@@ -168,7 +191,7 @@ class Curve(BaseCallback):
             if self.checkpoint:
                 self.checkpoint.save(self.model, self.points)
             self.model.policy.set_training_mode(False)
-            self.resumed = time.perf_counter()
+            self._resume()
         return True
 
 
@@ -250,14 +273,15 @@ def run(
     if path.exists():
         print(f"{path} is there already")
         return
-    assert_state_is_hidden(env_id)
     hyperparams = stated_hyperparams(algo, env_id)
     for setting in settings:
         set_entry(hyperparams, setting)
+    env_kwargs = hyperparams.get("env_kwargs")
+    assert_state_is_hidden(env_id, env_kwargs)
     model, n_steps = make_model(algo, env_id, seed, hyperparams)
     wrapper = get_wrapper_class(hyperparams)
     checkpoint = Checkpoint(checkpoints / env_id / path.stem) if checkpoints else None
-    curve = Curve(env_id, wrapper, checkpoint)
+    curve = Curve(env_id, wrapper, checkpoint, env_kwargs)
     if checkpoint and checkpoint.exists():
         model, curve.points = checkpoint.load(model)
         curve.points[-1]["interrupted"] = True
@@ -265,8 +289,8 @@ def run(
     n_left = n_steps - model.num_timesteps
     model.learn(n_left, callback=curve, reset_num_timesteps=n_left == n_steps, progress_bar=sys.stdout.isatty())
     n_starts = TASKS[env_id].n_starts
-    returns = scores(model, env_id, n_starts, EVALUATION_SEED, wrapper)
-    zeroed = score(model, env_id, n_starts, EVALUATION_SEED, wrapper, zero_memory=True)
+    returns = scores(model, env_id, n_starts, EVALUATION_SEED, wrapper, env_kwargs)
+    zeroed = score(model, env_id, n_starts, EVALUATION_SEED, wrapper, env_kwargs, zero_memory=True)
     result = {
         "command": f"python -m benchmarks.learning --algo {algo} --env {env_id} --seeds {seed}"
         + (f" --set {' '.join(settings)}" if settings else ""),

@@ -44,7 +44,7 @@ def _lunar_lander_without_velocities(env: Any) -> list[float]:
 
 
 def _memory_length(env: Any) -> list[float]:
-    return [max(1 - env.time / 10, 0), 0.0, (2 * env.context[0] - 1) * (env.time == 0)]
+    return [max(1 - env.time / env.memory_length, 0), 0.0, (2 * env.context[0] - 1) * (env.time == 0)]
 
 
 def _passive_tmaze(env: Any) -> list[float]:
@@ -71,12 +71,13 @@ TASKS = {
 }
 
 
-def assert_state_is_hidden(env_id: str) -> None:
+def assert_state_is_hidden(env_id: str, env_kwargs: dict[str, Any] | None = None) -> None:
     """
     :param env_id: one of ``TASKS``
+    :param env_kwargs: of the environment
     :raises AssertionError: if an observation shows more than may be seen
     """
-    env = gym.make(env_id)
+    env = gym.make(env_id, **env_kwargs or {})
     observation, _ = env.reset(seed=0)
     for _ in range(5):
         visible = np.atleast_1d(TASKS[env_id].visible(env))

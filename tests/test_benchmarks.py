@@ -10,6 +10,7 @@ import yaml
 from stable_baselines3 import TD3
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from benchmarks import cores
 from benchmarks.ablations import STUDIES, variations
 from benchmarks.checkouts import compare
 from benchmarks.learning import MEMORYLESS, OTHERS, TUNED_FOR, make_model, run, score, scores, set_entry, stated_hyperparams
@@ -53,6 +54,32 @@ def test_ablations_differ_in_what_they_name(env_id: str) -> None:
         assert stated not in seen
         seen.append(stated)
     assert len(replayed) == 1
+
+
+@pytest.mark.parametrize("study", cores.STUDIES.values(), ids=cores.STUDIES)
+def test_cores_are_compared_with_otherwise_equal_settings(study: cores.Study) -> None:
+    seen, others = [], []
+    for core in cores.CORES.values():
+        stated = stated_hyperparams(study.algo, study.env_id) | dict(buffer_size=10_000)
+        for setting in (*study.settings, *core):
+            set_entry(stated, setting)
+        _, n_steps = make_model(study.algo, study.env_id, 0, stated)
+        assert n_steps % TASKS[study.env_id].curve_every == 0
+        of_core = ("core", "core_kwargs", "lstm_hidden_size", "n_lstm_layers")
+        seen.append({name: stated["policy_kwargs"].pop(name, None) for name in of_core})
+        others.append(stated)
+    assert all(one not in seen[:index] for index, one in enumerate(seen)) and all(one == others[0] for one in others)
+    assert_state_is_hidden(study.env_id, others[0].get("env_kwargs"))
+
+
+def test_when_a_threshold_is_reached() -> None:
+    def told(*returns: float) -> tuple[str, str]:
+        curve = [dict(steps=1000 * i, processor_seconds=i, **{"return": value}) for i, value in enumerate(returns)]
+        return cores.reached(1.0, curve)
+
+    assert told(0, 1, 0, 1, 2) == ("1,000 (1 s)", "3,000 (3 s)")
+    assert told(1, 1) == ("0 (0 s)", "0 (0 s)")
+    assert told(0, 1, 0) == ("1,000 (1 s)", "never") and told(0, 0) == ("never", "never")
 
 
 @pytest.mark.parametrize(("algo", "env_id"), [(algo, env_id) for algo in TUNED_FOR for env_id in TUNED_FOR[algo]])

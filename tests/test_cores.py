@@ -7,7 +7,7 @@ import torch as th
 from torch import nn
 
 from sb3_recurrent_offpolicy import RecurrentTD3
-from sb3_recurrent_offpolicy.cores import GRUCore, LSTMCore, NoCore, RecurrentCore, check_core
+from sb3_recurrent_offpolicy.cores import GRUCore, LSTMCore, MinGRUCore, NoCore, RecurrentCore, RTUCore, check_core
 from sb3_recurrent_offpolicy.type_aliases import CoreState
 
 
@@ -35,6 +35,29 @@ def test_orthogonal_weights_and_zero_biases(core_class: type[RecurrentCore]) -> 
         if "weight_hh" in name:
             for gate in parameter.split(7):
                 th.testing.assert_close(gate @ gate.T, th.eye(7), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("core_class", [LSTMCore, GRUCore])
+def test_memory_bias_is_that_of_the_gate_which_keeps_memory(core_class: type[RecurrentCore]) -> None:
+    core: Any = core_class(5, 7, 2, memory_bias=100.0)  # type: ignore[call-arg, arg-type]
+    memory = tuple(th.randn(2, 3, 7) for _ in core.state_shapes)
+    _, state = core.step(th.zeros(3, 5), memory)
+    if core_class is LSTMCore:
+        # Nothing is lost; the input gate is half open
+        candidates = state[1] - memory[1]
+        assert (candidates.abs() <= 1).all()
+    else:
+        th.testing.assert_close(state[0], memory[0])
+    assert sum(parameter.sum().item() for name, parameter in core.named_parameters() if "bias" in name) == 2 * 7 * 100
+
+
+@pytest.mark.parametrize("core_class", [LSTMCore, GRUCore])
+def test_memory_bias_that_cannot_be(core_class: type[RecurrentCore]) -> None:
+    with pytest.raises(ValueError, match=r"memory_bias=1.0 needs biases, bias=False leaves them out: remove one of the two"):
+        core_class(5, 7, memory_bias=1.0, bias=False)  # type: ignore[call-arg]
+    with pytest.raises(ValueError, match=r"memory_bias=inf must be a finite number"):
+        core_class(5, 7, memory_bias=float("inf"))  # type: ignore[call-arg]
+    core_class(5, 7, memory_bias=0.0, bias=False)  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize("name", ["bidirectional", "batch_first", "proj_size"])
@@ -154,6 +177,8 @@ def test_unroll_is_what_torch_computes(core_class: type[Any], kwargs: dict[str, 
         (dict(core=GRUCore), GRUCore),
         (dict(core_class=GRUCore), GRUCore),
         (dict(core="none"), NoCore),
+        (dict(core="mingru"), MinGRUCore),
+        (dict(core="rtu"), RTUCore),
         (dict(core=Accumulator), Accumulator),
     ],
 )
@@ -175,7 +200,10 @@ def test_core_kwargs_by_both_names() -> None:
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        (dict(core="lru"), r"core='lru' must be one of \['gru', 'lstm', 'none'\], or a subclass of RecurrentCore"),
+        (
+            dict(core="lru"),
+            r"core='lru' must be one of \['gru', 'lstm', 'mingru', 'none', 'rtu'\], or a subclass of RecurrentCore",
+        ),
         (dict(core=nn.Linear), "must be one of"),
         (dict(core="gru", core_class=GRUCore), "core='gru' and core_class=.*two names of one setting"),
         (dict(core_kwargs={}, lstm_kwargs=dict(bias=False)), "core_kwargs={} and lstm_kwargs=.*two names of one setting"),

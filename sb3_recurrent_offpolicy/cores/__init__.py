@@ -8,11 +8,18 @@ your own first, as you run ``check_env`` on an environment.
 
 from sb3_recurrent_offpolicy.cores.check import check_core
 from sb3_recurrent_offpolicy.cores.core import NoCore, RecurrentCore
+from sb3_recurrent_offpolicy.cores.elementwise import MinGRUCore, RTUCore
 from sb3_recurrent_offpolicy.cores.gated import GRUCore, LSTMCore
 
-__all__ = ["CORES", "GRUCore", "LSTMCore", "NoCore", "RecurrentCore", "check_core", "get_core"]
+__all__ = ["CORES", "GRUCore", "LSTMCore", "MinGRUCore", "NoCore", "RTUCore", "RecurrentCore", "check_core", "get_core"]
 
-CORES: dict[str, type[RecurrentCore]] = {"gru": GRUCore, "lstm": LSTMCore, "none": NoCore}
+CORES: dict[str, type[RecurrentCore]] = {
+    "gru": GRUCore,
+    "lstm": LSTMCore,
+    "mingru": MinGRUCore,
+    "none": NoCore,
+    "rtu": RTUCore,
+}
 
 
 def get_core(core: str | type[RecurrentCore]) -> type[RecurrentCore]:

@@ -1,5 +1,6 @@
 """LSTM and GRU, as torch has them."""
 
+import math
 from typing import Any, ClassVar
 
 import torch as th
@@ -16,7 +17,11 @@ class _TorchCore(RecurrentCore):
     n_state_arrays: ClassVar[int]
     rnn: nn.LSTM | nn.GRU
 
-    def __init__(self, input_size: int, hidden_size: int, n_layers: int = 1, **kwargs: Any):
+    def __init__(self, input_size: int, hidden_size: int, n_layers: int = 1, memory_bias: float = 0.0, **kwargs: Any):
+        if not math.isfinite(memory_bias):
+            raise ValueError(f"memory_bias={memory_bias} must be a finite number, e.g. 1.0")
+        if memory_bias != 0 and not kwargs.get("bias", True):
+            raise ValueError(f"memory_bias={memory_bias} needs biases, bias=False leaves them out: remove one of the two")
         for name in ("bidirectional", "batch_first", "proj_size"):
             if kwargs.get(name):
                 raise ValueError(
@@ -31,6 +36,9 @@ class _TorchCore(RecurrentCore):
             else:
                 for gate in parameter.chunk(parameter.shape[0] // hidden_size):
                     nn.init.orthogonal_(gate)
+            if name.startswith("bias_ih"):
+                # Torch's order: gates i, f, g, o of an LSTM, r, z, n of a GRU
+                nn.init.constant_(parameter[hidden_size : 2 * hidden_size], memory_bias)
 
     def _call_arguments(self) -> tuple[Any, ...]:
         """What the module passes to torch's fused call, behind inputs and state; its own checks cost as much as a layer."""
@@ -64,8 +72,11 @@ class LSTMCore(_TorchCore):
     :param input_size: number of inputs per step
     :param hidden_size: number of hidden units per layer
     :param n_layers: number of layers
+    :param memory_bias: initial bias of the forget gate, whose sigmoid is the part of the memory that a step keeps: 0.5 at 0,
+        the default, 0.73 at 1, 0.95 at 3. A memory of n steps wants it near log(n)
     :param kwargs: further arguments of ``torch.nn.LSTM``, e.g. ``bias`` or ``dropout`` (between layers, while learning)
-    :raises ValueError: for ``bidirectional``, ``batch_first`` and ``proj_size``, which change what a state means
+    :raises ValueError: for ``bidirectional``, ``batch_first`` and ``proj_size``, which change what a state means, and for
+        ``memory_bias`` if it is infinite or comes with ``bias=False``
     """
 
     rnn_class = nn.LSTM
@@ -89,8 +100,11 @@ class GRUCore(_TorchCore):
     :param input_size: number of inputs per step
     :param hidden_size: number of hidden units per layer
     :param n_layers: number of layers
+    :param memory_bias: initial bias of the update gate, whose sigmoid is the part of the memory that a step keeps: 0.5 at 0,
+        the default, 0.73 at 1, 0.95 at 3. A memory of n steps wants it near log(n)
     :param kwargs: further arguments of ``torch.nn.GRU``, e.g. ``bias`` or ``dropout`` (between layers, while learning)
-    :raises ValueError: for ``bidirectional``, ``batch_first`` and ``proj_size``, which change what a state means
+    :raises ValueError: for ``bidirectional``, ``batch_first`` and ``proj_size``, which change what a state means, and for
+        ``memory_bias`` if it is infinite or comes with ``bias=False``
     """
 
     rnn_class = nn.GRU

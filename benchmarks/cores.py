@@ -1,0 +1,139 @@
+"""
+Which memory for what: the cores, each with the setting of the task and otherwise equal.
+
+    python -m benchmarks.cores                           # all tasks; goes on where an interrupted run ended
+    python -m benchmarks.cores --task "cue 30 back"      # one
+    python -m benchmarks.cores --report                  # tables from the results so far
+
+Final models are scored as ``benchmarks.learning`` does. Seconds are those of the processor in training, scoring left out: what
+runs beside changes them less than it changes the time of the clock. ``benchmarks.core_cost`` times the cores alone.
+"""
+
+import argparse
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch as th
+
+from benchmarks.learning import CHECKPOINTS, RESULTS, run
+from benchmarks.report import markdown, number, results_of
+from benchmarks.tasks import TASKS
+
+FOLDER = RESULTS / "cores"
+SEEDS = (0, 1, 2)
+
+
+class Study(NamedTuple):
+    """
+    A task to compare cores on.
+
+    :param algo: the algorithm
+    :param env_id: the environment
+    :param settings: differences from the setting of the task that all cores share
+    """
+
+    algo: str
+    env_id: str
+    settings: tuple[str, ...] = ()
+
+
+def _cue(steps_back: int, n_timesteps: int) -> Study:
+    """Gradients of a cue far back are small: Adam's epsilon of R2D2, 1e-3, would hold them up."""
+    settings = (
+        f"env_kwargs.memory_length={steps_back}",
+        f"sequence_length={steps_back + 1}",
+        f"n_timesteps={n_timesteps}",
+        "policy_kwargs.optimizer_kwargs.eps=0.00001",
+    )
+    return Study("r2d2", "MemoryLength-v0", settings)
+
+
+# Short runs first
+STUDIES = {
+    "cue 10 back": _cue(10, 16_000),
+    "RepeatPrevious": Study("r2d2", "popgym-RepeatPreviousEasy-v0"),
+    "Pendulum": Study("recurrent_sac", "PendulumNoVel-v1"),
+    "cue 30 back": _cue(30, 64_000),
+    "CartPole": Study("r2d2", "CartPoleNoVel-v1", ("n_timesteps=50000",)),
+    "flickering Pendulum": Study("recurrent_td3", "PendulumFlicker-v0"),
+    "cue 100 back": _cue(100, 96_000),
+}
+
+# More units and more layers: two ways to spend the time that elementwise memories save
+CORES: dict[str, tuple[str, ...]] = {
+    "lstm": (),
+    "lstm, memory_bias 3": ("policy_kwargs.core_kwargs.memory_bias=3",),
+    "gru": ("policy_kwargs.core=gru",),
+    "mingru": ("policy_kwargs.core=mingru",),
+    "rtu": ("policy_kwargs.core=rtu",),
+    "mingru, 256 units": ("policy_kwargs.core=mingru", "policy_kwargs.lstm_hidden_size=256"),
+    "rtu, 256 units": ("policy_kwargs.core=rtu", "policy_kwargs.lstm_hidden_size=256"),
+    "mingru, 2 layers": ("policy_kwargs.core=mingru", "policy_kwargs.n_lstm_layers=2"),
+    "rtu, 2 layers": ("policy_kwargs.core=rtu", "policy_kwargs.n_lstm_layers=2"),
+    "lstm, memory_bias 1": ("policy_kwargs.core_kwargs.memory_bias=1",),
+    "gru, memory_bias 1": ("policy_kwargs.core=gru", "policy_kwargs.core_kwargs.memory_bias=1"),
+}
+
+
+def reached(threshold: float, curve: list[dict[str, Any]]) -> tuple[str, str]:
+    """
+    :param threshold: a return
+    :param curve: of one run
+    :return: steps and seconds of the point that reached it first, and of the one from which on it was kept
+    """
+    above = [point["return"] >= threshold for point in curve]
+    first = above.index(True) if any(above) else len(above)
+    for_good = len(above) - above[::-1].index(False) if not all(above) else 0
+    points = [curve[index] if index < len(curve) else None for index in (first, for_good)]
+    told = [f"{point['steps']:,} ({point['processor_seconds']:.0f} s)" if point else "never" for point in points]
+    return told[0], told[1]
+
+
+def report(name: str) -> list[str]:
+    """
+    :param name: one of ``STUDIES``
+    :return: the table of the task
+    """
+    study = STUDIES[name]
+    threshold = TASKS[study.env_id].threshold
+    found = results_of(FOLDER / study.env_id)
+    rows = []
+    for core, settings in CORES.items():
+        results = found.get(" ".join([study.algo, *study.settings, *settings]), [])
+        if results:
+            means = [result["mean"] for result in results]
+            seconds = [result["curve"][-1]["processor_seconds"] for result in results]
+            first, for_good = zip(*(reached(threshold, result["curve"]) for result in results), strict=True)
+            cells = [number(np.mean(means)), number(min(means)), f"{np.mean(seconds):.0f} s"]
+            rows.append([core, str(len(results)), *cells, ", ".join(first), ", ".join(for_good)])
+    told = f": `{' '.join(study.settings)}`" if study.settings else ""
+    header = ["core", "seeds", "mean", "worst", "training", f"first at {threshold:g}", "for good"]
+    return [f"## {name}", "", f"{study.algo} on {study.env_id}{told}", "", *markdown(header, rows), ""] if rows else []
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", choices=STUDIES)
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--report", action="store_true", help="train nothing")
+    arguments = parser.parse_args()
+    # One thread a run, as in benchmarks.learning
+    th.set_num_threads(1)
+    if not arguments.report:
+        for seed in arguments.seeds:
+            for study in [STUDIES[arguments.task]] if arguments.task else STUDIES.values():
+                for settings in CORES.values():
+                    run(study.algo, study.env_id, seed, [*study.settings, *settings], FOLDER, CHECKPOINTS / "cores")
+    lines = [
+        "Final models: mean of the seeds and worst of them. Seconds are those of the processor in training, one thread, "
+        "beside other work. Last two columns: steps and seconds until the learning curve reached the threshold, one a seed.",
+        "",
+        *(line for name in STUDIES for line in report(name)),
+    ]
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    (FOLDER / "README.md").write_text("\n".join(lines))
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
