@@ -1,9 +1,10 @@
 """
-What the cores cost: one unroll, with and without gradient, and one step, against ``nn.LSTM``.
+What the cores cost in seconds of the processor: one unroll, with and without gradient, and one step, against ``nn.LSTM``.
 
     python -m benchmarks.core_cost        # prints a table, writes benchmarks/results/cores/cost.md
 """
 
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -53,8 +54,10 @@ def main() -> None:
                 timed.setdefault(what, {})[name] = run
         rows = []
         for what, contenders in timed.items():
-            *ours, lstm = ((name, summary(values, 1e3)) for name, values in side_by_side(contenders, 40).items())
-            rows += [row(f"{name}, {what} (ms)", seconds, *lstm) for name, seconds in ours]
+            *ours, lstm = (
+                (name, summary(values, 1e3)) for name, values in side_by_side(contenders, 40, clock=time.process_time).items()
+            )
+            rows += [row(f"{name}, {what} (ms)", timings, *lstm) for name, timings in ours]
         lines += ["", f"T {length}, batch {batch}, hidden {hidden}, {INPUTS} inputs", "", table(rows)]
     FOLDER.mkdir(parents=True, exist_ok=True)
     (FOLDER / "cost.md").write_text("\n".join([*lines, ""]))

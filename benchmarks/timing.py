@@ -14,22 +14,28 @@ from tqdm import tqdm
 Row = dict[str, Any]
 
 
-def side_by_side(contenders: Mapping[str, Callable[[], Any]], rounds: int, device: str = "cpu") -> dict[str, list[float]]:
+def side_by_side(
+    contenders: Mapping[str, Callable[[], Any]],
+    rounds: int,
+    device: str = "cpu",
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
     """
     :param contenders: what to call, by name
     :param rounds: calls of each, after one of warm-up
     :param device: "cuda" waits for its kernels
+    :param clock: ``time.process_time`` leaves out the time in which other processes run
     :return: seconds per call of each contender
     """
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in tqdm(range(rounds + 1), desc=" / ".join(contenders), leave=False):
         for name, contender in contenders.items():
-            start = time.perf_counter()
+            start = clock()
             contender()
             if device == "cuda":
                 th.cuda.synchronize()
             if turn > 0:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return seconds
 
 

@@ -22,6 +22,11 @@ def _time_scales(n_units: int, longest: float) -> th.Tensor:
     return longest ** th.linspace(0, 1, n_units)
 
 
+def _tanh(values: th.Tensor) -> th.Tensor:
+    # On a CPU torch takes ten times as long for tanh as for the sigmoid: as long as for all the rest of a step
+    return 2 * th.sigmoid(2 * values) - 1
+
+
 class _MinGRULayer(nn.Module):
     def __init__(self, input_size: int, hidden_size: int, longest: float):
         super().__init__()
@@ -40,12 +45,12 @@ class _MinGRULayer(nn.Module):
 
     def unroll(self, inputs: th.Tensor, memory: th.Tensor) -> Advanced:
         memories = linear_recurrence(*self._gates(inputs), memory)
-        return memories.tanh(), memories[-1]
+        return _tanh(memories), memories[-1]
 
     def step(self, inputs: th.Tensor, memory: th.Tensor) -> Advanced:
         keep, new = self._gates(inputs)
         memory = th.addcmul(new, keep, memory)
-        return memory.tanh(), memory
+        return _tanh(memory), memory
 
 
 class _RTULayer(nn.Module):
