@@ -7,6 +7,8 @@ this object can act in another process.
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +23,8 @@ from sb3_recurrent_offpolicy.type_aliases import CoreState, Memory, PolicyStep, 
 
 # Steps after which the critic's memory follows even if nobody has asked for it, so that what it has not seen stays small
 LONGEST_STRETCH = 64
+# Multiplications of an acting step from which on a second thread of torch gains more than waking it up costs
+WORTH_A_THREAD = 5_000_000
 
 
 class StagedStep(NamedTuple):
@@ -125,6 +129,10 @@ class BehaviorPolicy:
         self.exploration_rates: np.ndarray | float = 0.0
         self.action_noise: ActionNoise | None = None
         self._shape = (n_envs, *policy.action_space.shape)  # type: ignore[misc]
+        weights = list(policy.acting_network.parameters())
+        # A matrix multiplies with each weight once for each environment, a convolution more often
+        n_products = n_envs * sum(weight.numel() for weight in weights)
+        self._is_small = n_products < WORTH_A_THREAD and all(weight.dim() <= 2 for weight in weights)
         self.staged: StagedStep | None = None
         self.restore(policy.initial_memory(n_envs))
 
@@ -138,6 +146,17 @@ class BehaviorPolicy:
         initial = self.policy.initial_states(self.n_envs)
         # Not where actor and critic share one memory
         self._critic = CriticMemory(vf) if initial.vf is not initial.pi else None
+
+    @contextmanager
+    def _threads(self) -> Iterator[None]:
+        """One thread of torch for a small network, else as many as there are."""
+        n_threads = th.get_num_threads()
+        if self._is_small:
+            th.set_num_threads(1)
+        try:
+            yield
+        finally:
+            th.set_num_threads(n_threads)
 
     @property
     def memory(self) -> Memory:
@@ -155,7 +174,8 @@ class BehaviorPolicy:
         :return: memories after the latest one
         """
         if self._critic is not None:
-            self._critic.catch_up(self.policy.value_network.encoder.core)
+            with self._threads():
+                self._critic.catch_up(self.policy.value_network.encoder.core)
         return RNNStates(self._state, self._state if self._critic is None else self._critic.state)
 
     def act(
@@ -169,7 +189,8 @@ class BehaviorPolicy:
         :param warm_up: act at random. The policy is asked all the same: steps are replayed with the memory they were made with
         :return: actions as the environments take them, and as the replay buffer stores them, (n_envs, *action) each
         """
-        step = self.policy.act(observations, self._state, self._previous_actions, episode_starts)
+        with self._threads():
+            step = self.policy.act(observations, self._state, self._previous_actions, episode_starts)
         actions = step.actions.reshape(self._shape)
         if self.epsilon_greedy is not None:
             actions = self.epsilon_greedy(actions, self.exploration_rates)

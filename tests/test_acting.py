@@ -369,3 +369,26 @@ def test_no_memory_and_refreshed_states(algorithm: type[RecurrentOffPolicyAlgori
     kwargs = kwargs | dict(burn_in=2, refresh_states=True, policy_kwargs=dict(core="none", net_arch=[4]))
     model = make(algorithm, kwargs).learn(60)
     assert model._n_updates > 0 and model.replay_buffer.rings[0].states.shape[2] == 0
+
+
+@pytest.mark.parametrize(("hidden_size", "n_threads"), [(8, 1), (1200, 2)])
+def test_a_small_network_acts_in_one_thread(hidden_size: int, n_threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model: Any = model_on(random_envs(1), policy_kwargs=dict(lstm_hidden_size=hidden_size, net_arch=[4]))
+    seen: list[int] = []
+    act = model.policy.act
+
+    def counted(*args: Any) -> Any:
+        seen.append(th.get_num_threads())
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return act(*args)
+
+    monkeypatch.setattr(model.policy, "act", counted)
+    before = th.get_num_threads()
+    th.set_num_threads(2)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            model.learn(10)
+        assert seen == [n_threads] * 3 and th.get_num_threads() == 2
+    finally:
+        th.set_num_threads(before)

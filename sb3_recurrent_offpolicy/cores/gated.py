@@ -50,15 +50,16 @@ class _TorchCore(RecurrentCore):
         raise NotImplementedError
 
     def step(self, inputs: th.Tensor, state: CoreState) -> tuple[th.Tensor, CoreState]:
-        layers = []
         # Flat as torch keeps them: ``all_weights`` looks each up by name, which costs a tenth of the step
         weights: Any = self.rnn._flat_weights
+        if self.rnn.num_layers == 1:
+            new_state = self._cell(inputs, tuple(array[0] for array in state), weights)
+            return new_state[0], tuple(array[None] for array in new_state)
+        layers = []
         per_layer = len(weights) // self.rnn.num_layers
         for layer, layer_state in enumerate(zip(*(array.unbind() for array in state), strict=True)):
             layers.append(self._cell(inputs, layer_state, weights[layer * per_layer : (layer + 1) * per_layer]))
             inputs = layers[-1][0]
-        if len(layers) == 1:
-            return inputs, tuple(array.unsqueeze(0) for array in layers[0])
         return inputs, tuple(th.stack(arrays) for arrays in zip(*layers, strict=True))
 
 

@@ -304,7 +304,7 @@ class RecurrentPolicy(BasePolicy):
             state = tuple(array)
         step = self.forward(obs_as_tensor(observation, self.device), state, previous_actions)
         q_values = None if step.q_values is None else step.q_values.cpu().numpy()
-        return step._replace(actions=step.actions.cpu().numpy(), q_values=q_values)
+        return PolicyStep(step.actions.cpu().numpy(), step.state, q_values, step.critic_inputs)
 
     def trace(self, observations: Any, actions: np.ndarray, episode_starts: np.ndarray) -> Trace:
         """
