@@ -108,11 +108,18 @@ def benchmark_trained_transition(rounds: int, device: str, length: int = 64, hid
 
 
 def benchmark_variants(rounds: int, device: str) -> list[Row]:
-    """GRU against LSTM, and what a second thread and coarser matrix products bring."""
-    lstm, gru = (model_to_update(BASE | dict(length=64), device, core=core) for core in ("lstm", "gru"))
-    seconds = side_by_side({"GRU": partial(gru.train, 1, BATCH), "LSTM": partial(lstm.train, 1, BATCH)}, rounds, device)
-    rows = [row("RecurrentSAC update with a GRU (ms)", summary(seconds["GRU"], 1e3), "LSTM", summary(seconds["LSTM"], 1e3))]
-    update = partial(lstm.train, 1, BATCH)
+    """Other cores against the LSTM, and what a second thread and coarser matrix products bring."""
+    rows = []
+    for hidden in (128, 512):
+        models = {
+            core: model_to_update(BASE | dict(length=64, hidden=hidden), device, core=core)
+            for core in ("gru", "mingru", "rtu", "lstm")
+        }
+        updates = {core: partial(model.train, 1, BATCH) for core, model in models.items()}
+        *others, lstm = ((core, summary(s, 1e3)) for core, s in side_by_side(updates, rounds, device).items())
+        what = f"RecurrentSAC update, T 64, hidden {hidden}"
+        rows += [row(f"{what}, {core} (ms)", ours, *lstm) for core, ours in others]
+    update = partial(model_to_update(BASE | dict(length=64), device).train, 1, BATCH)
     seconds = side_by_side(
         {
             p: partial(_under, th.get_float32_matmul_precision, th.set_float32_matmul_precision, p, update)

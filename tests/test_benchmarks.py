@@ -6,6 +6,8 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import torch as th
+import torch.nn.functional as F
 import yaml
 from stable_baselines3 import TD3
 from stable_baselines3.common.vec_env import DummyVecEnv
@@ -13,7 +15,10 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from benchmarks import cores
 from benchmarks.ablations import STUDIES, variations
 from benchmarks.checkouts import compare
+from benchmarks.floor import FLOORS, floor
+from benchmarks.growth import BASE, model_to_update
 from benchmarks.learning import MEMORYLESS, OTHERS, TUNED_FOR, make_model, run, score, scores, set_entry, stated_hyperparams
+from benchmarks.learning_time import solved
 from benchmarks.one_checkout import arrays
 from benchmarks.overlap import FILLED, Sleeps, learner, overlap_against_turns, update_against_step
 from benchmarks.speed import benchmark_memory
@@ -211,3 +216,40 @@ def test_overlap_is_measured_with_one_update_per_step(monkeypatch: pytest.Monkey
     overlap_against_turns(model, "what", n_steps=3, rounds=1)
     assert model._n_updates == 2 * 3 + 4 * 3 and len(slept) == FILLED + 2 * 3 * 2 + 4 * 3 * 2
     assert model.get_env().env_is_wrapped(Sleeps) == [True] * 2
+
+
+@pytest.mark.parametrize("algorithm", FLOORS, ids=lambda algorithm: algorithm.__name__)
+def test_the_floor_is_the_work_of_an_update(algorithm: Any) -> None:
+    """As many steps of memories and multiplications of heads, forward; backward follows from them."""
+    model = model_to_update(BASE | dict(length=8, batch=4, hidden=6), "cpu", algorithm, heads=[5, 7])
+    samples = model._sample_sequences(4)
+    length = len(samples.actions)
+    work = []
+    for call in (lambda: model.train(FLOORS[algorithm].n_updates, 4), floor(model, length, 4)):
+        steps: list[int] = []
+        products: list[int] = []
+
+        def lstm(inputs: Any, *args: Any, steps: list[int] = steps, original: Any = th.lstm) -> Any:
+            steps.append(len(inputs))
+            return original(inputs, *args)
+
+        def linear(inputs: Any, weight: Any, *args: Any, found: list[int] = products, original: Any = F.linear) -> Any:
+            found.append(inputs.numel() // inputs.shape[-1] * weight.numel())
+            return original(inputs, weight, *args)
+
+        with (
+            mock.patch.object(model, "_sample_sequences", lambda batch_size: samples),
+            mock.patch.object(th, "lstm", lstm),
+            mock.patch.object(th._VF, "lstm", lstm),
+            mock.patch.object(F, "linear", linear),
+        ):
+            call()
+        work.append((sorted(steps), sum(products)))
+    assert work[0] == work[1]
+
+
+def test_solved_is_what_stays_solved() -> None:
+    curve = [[500, 1.0, -900.0], [1000, 2.0, -150.0], [1500, 3.0, -300.0], [2000, 4.0, -190.0], [2500, 5.0, -160.0]]
+    assert solved(curve, -200) == (2000, 4.0)
+    assert solved(curve, -155) == (np.inf, np.inf)
+    assert solved(curve, -1000) == (500, 1.0)
