@@ -74,7 +74,7 @@ class LSTMCore(_TorchCore):
     :param hidden_size: number of hidden units per layer
     :param n_layers: number of layers
     :param memory_bias: initial bias of the forget gate, whose sigmoid is the part of the memory that a step keeps: 0.5 at 0,
-        the default, 0.73 at 1, 0.95 at 3. A memory of n steps wants it near log(n)
+        the default, 0.73 at 1, 0.95 at 3. A memory of n steps wants it near log(n); high values delay velocities
     :param kwargs: further arguments of ``torch.nn.LSTM``, e.g. ``bias`` or ``dropout`` (between layers, while learning)
     :raises ValueError: for ``bidirectional``, ``batch_first`` and ``proj_size``, which change what a state means, and for
         ``memory_bias`` if it is infinite or comes with ``bias=False``
@@ -102,7 +102,7 @@ class GRUCore(_TorchCore):
     :param hidden_size: number of hidden units per layer
     :param n_layers: number of layers
     :param memory_bias: initial bias of the update gate, whose sigmoid is the part of the memory that a step keeps: 0.5 at 0,
-        the default, 0.73 at 1, 0.95 at 3. A memory of n steps wants it near log(n)
+        the default, 0.73 at 1, 0.95 at 3. A memory of n steps wants it near log(n); high values delay velocities
     :param kwargs: further arguments of ``torch.nn.GRU``, e.g. ``bias`` or ``dropout`` (between layers, while learning)
     :raises ValueError: for ``bidirectional``, ``batch_first`` and ``proj_size``, which change what a state means, and for
         ``memory_bias`` if it is infinite or comes with ``bias=False``
