@@ -9,7 +9,7 @@ from torch.autograd.function import once_differentiable
 class _Recurrence(th.autograd.Function):
     """
     One operator per step and direction, into arrays that exist already. Autograd would keep a node and allocate a gradient for
-    each step: forward and backward together then take 1.4 times as long.
+    each step: forward and backward together then take up to 1.5 times as long.
     """
 
     @staticmethod
