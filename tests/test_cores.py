@@ -1,13 +1,16 @@
 """Recurrent cores: step equals unroll (T9), for ours and, through check_core, for anybody's."""
 
+import pathlib
 from typing import Any
 
+import numpy as np
+import onnxruntime
 import pytest
 import torch as th
 from torch import nn
 
 from sb3_recurrent_offpolicy import RecurrentTD3
-from sb3_recurrent_offpolicy.cores import GRUCore, LSTMCore, MinGRUCore, NoCore, RecurrentCore, RTUCore, check_core
+from sb3_recurrent_offpolicy.cores import CORES, GRUCore, LSTMCore, MinGRUCore, NoCore, RecurrentCore, RTUCore, check_core
 from sb3_recurrent_offpolicy.type_aliases import CoreState
 
 
@@ -166,6 +169,46 @@ def test_unroll_is_what_torch_computes(core_class: type[Any], kwargs: dict[str, 
     th.testing.assert_close(outputs, expected, rtol=0, atol=0)
     for array, other in zip(new_state, expected_state if len(state) > 1 else (expected_state,), strict=True):
         th.testing.assert_close(array, other, rtol=0, atol=0)
+
+
+class Step(nn.Module):
+    """What is exported: inputs and state in, output and new state out."""
+
+    def __init__(self, core: RecurrentCore):
+        super().__init__()
+        self.core = core
+
+    def forward(self, inputs: th.Tensor, *state: th.Tensor) -> tuple[th.Tensor, ...]:
+        output, new_state = self.core.step(inputs, state)
+        return output, *new_state
+
+
+@pytest.mark.parametrize("n_layers", [1, 2])
+@pytest.mark.parametrize("name", sorted(CORES.keys() - {"none"}))
+@pytest.mark.filterwarnings("ignore")
+def test_a_step_runs_in_onnx(name: str, n_layers: int, tmp_path: pathlib.Path) -> None:
+    """For any number of environments, in the middle of an episode."""
+    core: Any = CORES[name]
+    step = Step(core(5, 8, n_layers).eval())
+
+    def example(batch_size: int) -> tuple[th.Tensor, ...]:
+        return th.randn(batch_size, 5), *(th.randn(layers, batch_size, hidden) for layers, hidden in step.core.state_shapes)
+
+    inputs, *state = example(3)
+    batch = th.export.Dim("batch")
+    exported = th.onnx.export(
+        step, (inputs, *state), dynamo=True, dynamic_shapes=({0: batch}, tuple({1: batch} for _ in state)), verbose=False
+    )
+    assert exported is not None
+    exported.save(tmp_path / "step.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "step.onnx")
+    arguments = example(6)
+    found = session.run(
+        None, {entry.name: array.numpy() for entry, array in zip(session.get_inputs(), arguments, strict=True)}
+    )
+    with th.no_grad():
+        for array, expected in zip(found, step(*arguments), strict=True):
+            np.testing.assert_allclose(array, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(

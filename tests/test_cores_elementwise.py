@@ -1,4 +1,4 @@
-"""minGRU and RTU: what they compute, step by step, how long they remember, and that they can be exported."""
+"""minGRU and RTU: what they compute, step by step, and how long they remember."""
 
 import math
 import pathlib
@@ -109,27 +109,6 @@ def test_time_scales_are_spread_from_one_step_to_the_longest(core_class: Any, lo
     scales = -n_steps / size.log()
     expected = longest ** th.linspace(0, 1, len(scales))
     th.testing.assert_close(scales, expected, rtol=0.02, atol=0)
-
-
-@pytest.mark.parametrize("core_class", CORES)
-def test_an_exported_step_acts_the_same(core_class: Any) -> None:
-    class Step(th.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.core = core_class(5, 8, 2)
-
-        def forward(self, inputs: th.Tensor, memory: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-            output, (memory,) = self.core.step(inputs, (memory,))
-            return output, memory
-
-    step, example = Step(), (th.randn(3, 5), th.randn(2, 3, 8))
-    exported = th.export.export(step, example)
-    assert not any(
-        node.meta["val"].is_complex() for node in exported.graph.nodes if isinstance(node.meta.get("val"), th.Tensor)
-    )
-    other = (th.randn(3, 5), th.randn(2, 3, 8))
-    for found, right in zip(exported.module()(*other), step(*other), strict=True):
-        th.testing.assert_close(found, right)
 
 
 @pytest.mark.parametrize("algorithm", [RecurrentTD3, RecurrentDDPG, RecurrentSAC, RecurrentTQC, R2D2])
