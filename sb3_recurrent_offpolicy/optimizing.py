@@ -1,12 +1,10 @@
 """One step of an optimizer, and the memory that it works in."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch as th
 
 # glibc keeps at most twice the largest block that was ever freed, and learns from blocks up to 32 MiB
-# Adding a number to each of many tensors makes a tensor of it each time
-ONE = th.ones(())
 LARGEST_OBSERVED_BLOCK = 2**25 - 2**13
 
 
@@ -18,6 +16,18 @@ def keep_freed_memory() -> None:
     """
     # Freeing one large block raises both of malloc's dynamic thresholds, see mallopt(3), M_MMAP_THRESHOLD
     th.empty(LARGEST_OBSERVED_BLOCK, dtype=th.uint8)
+
+
+class _Prepared(NamedTuple):
+    """What Adam's kernel takes for a group of parameters, but for the gradients."""
+
+    parameters: list[th.Tensor]
+    averages: list[th.Tensor]
+    squares: list[th.Tensor]
+    largest_squares: list[th.Tensor]
+    steps: list[th.Tensor]
+    counts: list[th.Tensor]
+    """The different ones of ``steps``"""
 
 
 class FusedAdam(th.optim.Adam):
@@ -34,13 +44,22 @@ class FusedAdam(th.optim.Adam):
         self._forget()
 
     def _forget(self) -> None:
-        # Of each group whose parameters have been stepped once: what the kernel takes, but for the gradients
-        self._prepared: dict[int, tuple[list[th.Tensor], ...]] = {}
+        # Of each group all of whose parameters have a state
+        self._prepared: dict[int, _Prepared] = {}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Also called by load_state_dict
         super().__setstate__(state)
         self._forget()
+
+    def state_dict(self) -> dict[str, Any]:
+        """
+        :return: as of ``torch.optim.Adam``, with a count of steps for each parameter
+        """
+        found = super().state_dict()
+        # Who loads one count for several parameters would count each step as often
+        found["state"] = {key: entries | {"step": entries["step"].clone()} for key, entries in found["state"].items()}
+        return found
 
     @staticmethod
     def profile_hook_step(func: Any) -> Any:
@@ -61,27 +80,22 @@ class FusedAdam(th.optim.Adam):
     def _step(self) -> None:
         for index, group in enumerate(self.param_groups):
             gradients = [parameter.grad for parameter in group["params"]]
-            if any(gradient is None for gradient in gradients):
-                self._prepared.pop(index, None)
-            if index in self._prepared:
-                parameters, averages, squares, largest_squares, steps = self._prepared[index]
+            if index not in self._prepared or any(gradient is None for gradient in gradients):
+                prepared, gradients = self._prepare(index, group)
             else:
-                lists: tuple[list[Any], ...] = [], [], [], [], [], []
-                self._init_group(group, *lists)
-                parameters, gradients, averages, squares, largest_squares, steps = lists
-                if len(parameters) == len(group["params"]):
-                    self._prepared[index] = parameters, averages, squares, largest_squares, steps
-            if not parameters:
+                prepared = self._prepared[index]
+            if not gradients:
                 continue
+            for step in prepared.counts:
+                step += 1
             beta1, beta2 = group["betas"]
-            th._foreach_add_(steps, ONE)
             th._fused_adam_(
-                parameters,
+                prepared.parameters,
                 gradients,
-                averages,
-                squares,
-                largest_squares,
-                steps,
+                prepared.averages,
+                prepared.squares,
+                prepared.largest_squares,
+                prepared.steps,
                 lr=group["lr"],
                 beta1=beta1,
                 beta2=beta2,
@@ -90,6 +104,26 @@ class FusedAdam(th.optim.Adam):
                 amsgrad=group["amsgrad"],
                 maximize=group["maximize"],
             )
+
+    def _prepare(self, index: int, group: dict[str, Any]) -> tuple["_Prepared", list[th.Tensor]]:
+        """What the kernel takes for the parameters that have a gradient, and their gradients."""
+        self._prepared.pop(index, None)
+        for parameter in group["params"]:
+            if parameter in self.state:
+                self.state[parameter]["step"] = self.state[parameter]["step"].clone()
+        lists: tuple[list[th.Tensor], ...] = [], [], [], [], [], []
+        self._init_group(group, *lists)
+        parameters, gradients, averages, squares, largest_squares, steps = lists
+        if len(parameters) < len(group["params"]):
+            return _Prepared(parameters, averages, squares, largest_squares, steps, steps), gradients
+        if len({step.item() for step in steps}) == 1:
+            # Counting for each parameter costs more than the kernel
+            steps = steps[:1] * len(steps)
+            for parameter in parameters:
+                self.state[parameter]["step"] = steps[0]
+        counts = list(dict.fromkeys(steps))
+        self._prepared[index] = _Prepared(parameters, averages, squares, largest_squares, steps, counts)
+        return self._prepared[index], gradients
 
 
 @th.no_grad()

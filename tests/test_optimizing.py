@@ -78,11 +78,23 @@ def test_state_is_exchanged_with_torch() -> None:
         parameter.data.copy_(other)
     ours.param_groups[1]["params"][0].data.copy_(torchs.param_groups[1]["params"][0])
     copied = copy.deepcopy(ours)
-    give_gradients(ours, torchs, copied, seed=2)
-    for optimizer in (ours, torchs, copied):
-        optimizer.step()
-    assert_equal(ours, torchs)
-    assert_equal(copied, torchs)
+    for seed in (2, 3):
+        give_gradients(ours, torchs, copied, seed=seed)
+        for optimizer in (ours, torchs, copied):
+            optimizer.step()
+        assert_equal(ours, torchs)
+        assert_equal(copied, torchs)
+    # And back, from copies that have counted together
+    again, once_more = th.optim.Adam(groups(parameters()), lr=0.1), copy.deepcopy(copied)
+    again.load_state_dict(copied.state_dict())
+    for group, other in zip(again.param_groups, copied.param_groups, strict=True):
+        for parameter, source in zip(group["params"], other["params"], strict=True):
+            parameter.data.copy_(source)
+    for missing in ((), (1,), ()):
+        give_gradients(again, once_more, seed=4, missing=missing)
+        for optimizer in (again, once_more):
+            optimizer.step()
+        assert_equal(again, once_more)
 
 
 def test_hooks_are_called() -> None:
