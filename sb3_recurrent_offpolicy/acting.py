@@ -7,8 +7,6 @@ this object can act in another process.
 """
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -112,6 +110,29 @@ class CriticMemory:
         self._unseen.clear()
 
 
+class Threads:
+    """
+    One thread of torch for a small network, as many as there are for others.
+
+    :param network: that acts
+    :param n_envs: number of environments
+    """
+
+    def __init__(self, network: th.nn.Module, n_envs: int):
+        weights = list(network.parameters())
+        # A matrix multiplies with each weight once for each environment, a convolution more often
+        n_products = n_envs * sum(weight.numel() for weight in weights)
+        self.is_small = n_products < WORTH_A_THREAD and all(weight.dim() <= 2 for weight in weights)
+
+    def __enter__(self) -> None:
+        self._before = th.get_num_threads()
+        if self.is_small:
+            th.set_num_threads(1)
+
+    def __exit__(self, *exception: object) -> None:
+        th.set_num_threads(self._before)
+
+
 class BehaviorPolicy:
     """
     A policy that explores with a live memory.
@@ -129,10 +150,7 @@ class BehaviorPolicy:
         self.exploration_rates: np.ndarray | float = 0.0
         self.action_noise: ActionNoise | None = None
         self._shape = (n_envs, *policy.action_space.shape)  # type: ignore[misc]
-        weights = list(policy.acting_network.parameters())
-        # A matrix multiplies with each weight once for each environment, a convolution more often
-        n_products = n_envs * sum(weight.numel() for weight in weights)
-        self._is_small = n_products < WORTH_A_THREAD and all(weight.dim() <= 2 for weight in weights)
+        self._threads = Threads(policy.acting_network, n_envs)
         self.staged: StagedStep | None = None
         self.restore(policy.initial_memory(n_envs))
 
@@ -146,17 +164,6 @@ class BehaviorPolicy:
         initial = self.policy.initial_states(self.n_envs)
         # Not where actor and critic share one memory
         self._critic = CriticMemory(vf) if initial.vf is not initial.pi else None
-
-    @contextmanager
-    def _threads(self) -> Iterator[None]:
-        """One thread of torch for a small network, else as many as there are."""
-        n_threads = th.get_num_threads()
-        if self._is_small:
-            th.set_num_threads(1)
-        try:
-            yield
-        finally:
-            th.set_num_threads(n_threads)
 
     @property
     def memory(self) -> Memory:
@@ -174,7 +181,7 @@ class BehaviorPolicy:
         :return: memories after the latest one
         """
         if self._critic is not None:
-            with self._threads():
+            with self._threads:
                 self._critic.catch_up(self.policy.value_network.encoder.core)
         return RNNStates(self._state, self._state if self._critic is None else self._critic.state)
 
@@ -189,7 +196,7 @@ class BehaviorPolicy:
         :param warm_up: act at random. The policy is asked all the same: steps are replayed with the memory they were made with
         :return: actions as the environments take them, and as the replay buffer stores them, (n_envs, *action) each
         """
-        with self._threads():
+        with self._threads:
             step = self.policy.act(observations, self._state, self._previous_actions, episode_starts)
         actions = step.actions.reshape(self._shape)
         if self.epsilon_greedy is not None:

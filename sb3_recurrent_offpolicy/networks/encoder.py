@@ -70,8 +70,8 @@ class HistoryEncoder(SavedNetwork):
             features = observations.flatten(start_dim=1).float()
         else:
             features = self.extract_features(observations, self.features_extractor)
-        if self.detach_features:
-            features = features.detach()
+            if self.detach_features:
+                features = features.detach()
         return th.cat([features, previous_actions], dim=-1), features
 
     def step(self, inputs: th.Tensor, features: th.Tensor, state: CoreState) -> tuple[th.Tensor, CoreState]:
