@@ -39,8 +39,9 @@ class Study(NamedTuple):
 
 def _cue(steps_back: int, n_timesteps: int) -> Study:
     """
-    One bit of many decides the reward, so episodes count, not updates: the tuned setting makes ten times as many, and learns the
-    actions of single episodes by heart. Gradients of a cue far back are small: Adam's epsilon of R2D2, 1e-3, would hold them up.
+    One bit of many decides the reward, so episodes count, not updates: the tuned setting makes eight times as many, and learns
+    the actions of single episodes by heart. Gradients of a cue far back are small: Adam's epsilon of R2D2, 1e-3, would hold
+    them up.
     """
     settings = (
         "train_freq=4",
