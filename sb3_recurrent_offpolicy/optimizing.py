@@ -126,6 +126,28 @@ class FusedAdam(th.optim.Adam):
         return self._prepared[index], gradients
 
 
+def make_optimizer(
+    optimizer_class: type[th.optim.Optimizer], parameters: list[th.nn.Parameter], memory: set[th.nn.Parameter], **kwargs: Any
+) -> th.optim.Optimizer:
+    """
+    :param optimizer_class: the optimizer to use. Adam and AdamW get ``fused=True``, the same steps in a single kernel, unless
+        told otherwise; Adam then is :class:`FusedAdam`
+    :param parameters: what it optimizes
+    :param memory: what belongs to memories: a group of its own, whose learning rate can be another
+    :param kwargs: of the optimizer
+    :return: the optimizer
+    """
+    if optimizer_class in (th.optim.Adam, th.optim.AdamW) and not {"foreach", "differentiable"} & set(kwargs):
+        kwargs = {"fused": True} | kwargs
+    if optimizer_class is th.optim.Adam and kwargs.get("fused"):
+        optimizer_class = FusedAdam
+    groups: list[dict[str, Any]] = [
+        {"params": [parameter for parameter in parameters if parameter not in memory], "is_memory": False},
+        {"params": [parameter for parameter in parameters if parameter in memory], "is_memory": True},
+    ]
+    return optimizer_class([group for group in groups if group["params"]], **kwargs)
+
+
 @th.no_grad()
 def clip(gradients: list[th.Tensor], max_norm: float) -> None:
     """

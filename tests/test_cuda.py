@@ -1,5 +1,6 @@
 """The same on a GPU, where there is one."""
 
+import copy
 import itertools
 import pathlib
 from typing import Any
@@ -11,6 +12,7 @@ from gymnasium import spaces
 
 from sb3_recurrent_offpolicy import R2D2, RecurrentSAC, RecurrentTD3
 from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
+from sb3_recurrent_offpolicy.cores import CORES
 from tests.setup import noise, random_envs
 from tests.test_policies import observations, roll
 
@@ -53,6 +55,24 @@ def test_trains_on_the_gpu_and_loads_on_the_cpu(
     stream = observations(6, 3)
     np.testing.assert_allclose(roll(on_cpu.policy, stream), roll(model.policy, stream), atol=1e-3)
     on_cpu.learn(50, reset_num_timesteps=False)
+
+
+@pytest.mark.parametrize("name", sorted(CORES.keys() - {"none"}))
+def test_cores_compute_the_same(name: str) -> None:
+    """Forward and backward, over a sequence and a single step."""
+    core: Any = CORES[name]
+    on_cpu = core(5, 8, 2)
+    on_gpu = copy.deepcopy(on_cpu).to("cuda")
+    inputs, weights = th.randn(9, 3, 5), th.randn(9, 3, on_cpu.output_size)
+    found = []
+    for each in (on_cpu, on_gpu):
+        device = next(each.parameters()).device
+        outputs, state = each.unroll(inputs.to(device), each.initial_state(3))
+        gradients = th.autograd.grad((outputs * weights.to(device)).sum(), list(each.parameters()))
+        step, _ = each.step(inputs[0].to(device), state)
+        found.append([tensor.detach().cpu() for tensor in (outputs, *state, step, *gradients)])
+    for a, b in zip(*found, strict=True):
+        th.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
 
 
 def test_losses_equal_those_on_the_cpu() -> None:

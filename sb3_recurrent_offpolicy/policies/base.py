@@ -17,7 +17,7 @@ from torch import nn
 from sb3_recurrent_offpolicy.checks import check_integers, check_numbers
 from sb3_recurrent_offpolicy.cores import RecurrentCore, get_core
 from sb3_recurrent_offpolicy.networks import HistoryEncoder, RecurrentActor, RecurrentCritic, RecurrentQNetwork
-from sb3_recurrent_offpolicy.optimizing import FusedAdam
+from sb3_recurrent_offpolicy.optimizing import make_optimizer
 from sb3_recurrent_offpolicy.policies.trace import Trace, trace
 from sb3_recurrent_offpolicy.preprocessing import encode_actions
 from sb3_recurrent_offpolicy.type_aliases import CoreState, Memory, PolicyStep, RNNStates
@@ -75,9 +75,6 @@ class RecurrentPolicy(BasePolicy):
     ):
         check_integers(1, lstm_hidden_size=lstm_hidden_size, n_lstm_layers=n_lstm_layers)
         check_numbers(0, memory_lr_scale=memory_lr_scale, learning_rate=lr_schedule(1))
-        optimizer_kwargs = optimizer_kwargs or {}
-        if optimizer_class in (th.optim.Adam, th.optim.AdamW) and not {"foreach", "differentiable"} & set(optimizer_kwargs):
-            optimizer_kwargs = {"fused": True} | optimizer_kwargs
         super().__init__(
             observation_space,
             action_space,
@@ -163,16 +160,8 @@ class RecurrentPolicy(BasePolicy):
     def _make_optimizer(
         self, parameters: list[nn.Parameter], core: RecurrentCore, lr_schedule: Schedule
     ) -> th.optim.Optimizer:
-        memory = set(core.parameters())
-        groups: list[dict[str, Any]] = [
-            {"params": [parameter for parameter in parameters if parameter not in memory], "is_memory": False},
-            {"params": [parameter for parameter in parameters if parameter in memory], "is_memory": True},
-        ]
-        groups = [group | {"lr": lr_schedule(1)} for group in groups if group["params"]]
-        optimizer_class = self.optimizer_class
-        if optimizer_class is th.optim.Adam and self.optimizer_kwargs.get("fused"):
-            optimizer_class = FusedAdam
-        optimizer = optimizer_class(groups, **self.optimizer_kwargs)
+        kwargs = {"lr": lr_schedule(1)} | self.optimizer_kwargs
+        optimizer = make_optimizer(self.optimizer_class, parameters, set(core.parameters()), **kwargs)
         self.slow_memory_down(optimizer)
         return optimizer
 
@@ -300,8 +289,7 @@ class RecurrentPolicy(BasePolicy):
         :return: actions and Q-values as arrays, and the memory after the step
         """
         if episode_starts.any():
-            *array, previous_actions = self.forget((*state, previous_actions), episode_starts)
-            state = tuple(array)
+            state, (previous_actions,) = (self.forget(part, episode_starts) for part in (state, (previous_actions,)))
         step = self.forward(obs_as_tensor(observation, self.device), state, previous_actions)
         q_values = None if step.q_values is None else step.q_values.cpu().numpy()
         return PolicyStep(step.actions.cpu().numpy(), step.state, q_values, step.critic_inputs)
