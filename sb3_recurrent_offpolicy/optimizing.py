@@ -61,6 +61,13 @@ class FusedAdam(th.optim.Adam):
         found["state"] = {key: entries | {"step": entries["step"].clone()} for key, entries in found["state"].items()}
         return found
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """
+        :param state_dict: of this class or of ``torch.optim.Adam``, fused or not
+        """
+        groups = [group | {"fused": True} for group in state_dict["param_groups"]]
+        super().load_state_dict(state_dict | {"param_groups": groups})
+
     @staticmethod
     def profile_hook_step(func: Any) -> Any:
         """Torch wraps ``step`` in what hooks and its profiler need, half of the cost of a step: :meth:`step` asks first."""

@@ -66,8 +66,9 @@ def test_a_parameter_that_never_has_a_gradient_stays() -> None:
     assert not optimizer.state
 
 
-def test_state_is_exchanged_with_torch() -> None:
-    ours, torchs = FusedAdam(groups(parameters()), lr=0.1), th.optim.Adam(groups(parameters()), lr=0.1, fused=True)
+@pytest.mark.parametrize("fused", [True, False])
+def test_state_is_exchanged_with_torch(fused: bool) -> None:
+    ours, torchs = FusedAdam(groups(parameters()), lr=0.1), th.optim.Adam(groups(parameters()), lr=0.1, fused=fused)
     give_gradients(torchs, seed=0)
     torchs.step()
     # Prepared for another state, which is replaced
@@ -77,6 +78,8 @@ def test_state_is_exchanged_with_torch() -> None:
     for parameter, other in zip(ours.param_groups[0]["params"], torchs.param_groups[0]["params"], strict=True):
         parameter.data.copy_(other)
     ours.param_groups[1]["params"][0].data.copy_(torchs.param_groups[1]["params"][0])
+    assert all(group["fused"] for group in ours.param_groups)
+    torchs.param_groups[0]["fused"] = torchs.param_groups[1]["fused"] = True
     copied = copy.deepcopy(ours)
     for seed in (2, 3):
         give_gradients(ours, torchs, copied, seed=seed)
