@@ -32,7 +32,7 @@ class _Prepared(NamedTuple):
 
 class FusedAdam(th.optim.Adam):
     """
-    ``torch.optim.Adam(fused=True)``, the same steps and the same state, without what that prepares anew at each step in Python
+    ``torch.optim.Adam(fused=True)``, the same steps and the same state, without what that prepares at each step in Python
     and costs as much as the kernel for small networks.
 
     :param params: parameters, or groups of them
