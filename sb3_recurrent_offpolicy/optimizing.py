@@ -11,8 +11,7 @@ LARGEST_OBSERVED_BLOCK = 2**25 - 2**13
 def keep_freed_memory() -> None:
     """
     Let glibc keep up to 64 MiB of freed memory for the next update. By default it returns what an update has freed to the
-    operating system, and each page is faulted in again: a fifth of the time of an update of small networks. Elsewhere, without
-    effect.
+    operating system, and each page is faulted in again for every update. Elsewhere, without effect.
     """
     # Freeing one large block raises both of malloc's dynamic thresholds, see mallopt(3), M_MMAP_THRESHOLD
     th.empty(LARGEST_OBSERVED_BLOCK, dtype=th.uint8)

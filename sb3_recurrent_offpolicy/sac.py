@@ -222,7 +222,7 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
 
             # Optimize entropy coefficient, also called
             # entropy temperature or alpha in the paper
-            ent_coef, ent_coef_loss = self._temperature(samples, current_policy)
+            ent_coef, ent_coef_loss = self._update_temperature(samples, current_policy)
             ent_coefs.append(ent_coef)
             if ent_coef_loss is not None:
                 ent_coef_losses.append(ent_coef_loss)
@@ -250,8 +250,10 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
         if len(ent_coef_losses) > 0:
             self.logger.record("train/ent_coef_loss", mean_item(ent_coef_losses))
 
-    def _temperature(self, samples: RecurrentSequenceSamples, policy: ActionLogProbs) -> tuple[th.Tensor, th.Tensor | None]:
-        """The entropy coefficient, and, if it is learned, its loss; a step on the latter has been made."""
+    def _update_temperature(
+        self, samples: RecurrentSequenceSamples, policy: ActionLogProbs
+    ) -> tuple[th.Tensor, th.Tensor | None]:
+        """The entropy coefficient before a step on its loss, and this loss, if it is learned."""
         if self.log_ent_coef is None or self.ent_coef_optimizer is None:
             return self.ent_coef_tensor, None
         # Important: detach the variable from the graph

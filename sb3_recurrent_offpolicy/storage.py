@@ -193,18 +193,20 @@ class StepRing:
         # One product tells in most cases; the square of a huge reward overflows, and is looked at again
         if not math.isfinite(rewards.dot(rewards)):
             self._check_rewards(rewards)
+        stored_states = None
         if self.wants_states:
             if lstm_states is None:
                 raise ValueError(f"lstm_states=None at step {self.n_added}, whose memory states are stored: pass them")
             if not self.allocated:
                 self._allocate(lstm_states)
             self.check_states(lstm_states)
+            stored_states = lstm_states if self.stores_states else None
         row = self.n_added % self.n_rows
         # What may not fit comes first: until time moves on, the row is nobody's
         map_observation(lambda ring, value: self._write(ring, row, value), self.observations, observations)
         self._write(self.actions, row, actions)
-        if lstm_states is not None and self.stores_states and self.n_added % self.stride == 0:
-            self.states[self._slot(self.n_added)] = self._pack(lstm_states)
+        if stored_states is not None:
+            self.states[self._slot(self.n_added)] = self._pack(stored_states)
         oldest = self.n_added - self.n_rows
         if oldest >= 0:
             # Of episodes that ended with the steps that are overwritten

@@ -111,7 +111,7 @@ class Encoded(NamedTuple):
     """What a memory made of a batch."""
 
     latents: th.Tensor
-    """Of o_0 .. o_T: (T+1, B, latent_dim)"""
+    """Of o_0 .. o_T: (T+1, B, latent_dim); (T, B, latent_dim) where nobody asks for o_T"""
     warm_state: CoreState
     """Memory that burn-in led to, at the first learned step of the rows that have one: (n_layers, B', hidden) each"""
     inputs: th.Tensor

@@ -48,7 +48,8 @@ def test_burn_in_refreshes_each_network_with_its_own_weights_and_gives_no_gradie
         encoder = getattr(model, name).encoder
         state = samples.initial_states.vf if name.startswith("critic") else samples.initial_states.pi
         with th.no_grad():
-            _, refreshed = encoder.unroll(*samples.burn_in, tuple(array[:, :n_rows] for array in state))
+            inputs, _ = encoder.read(*samples.burn_in)
+            _, refreshed = encoder.core.unroll(inputs, tuple(array[:, :n_rows] for array in state))
         warm[encoder] = refreshed
     monkeypatch.setattr(HistoryEncoder, "burn_in", lambda self, burn_in, state: warm[self])
     b = losses(model, samples, monkeypatch)

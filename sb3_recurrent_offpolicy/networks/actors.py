@@ -88,6 +88,32 @@ class DeterministicActor(RecurrentActor):
         return th.tanh(self.mu(latents))
 
 
+class SquashedGaussian(SquashedDiagGaussianDistribution):
+    """SB3's distribution in a third of the operators: the density of a Gaussian at its own sample is known from the noise."""
+
+    def actions_from_params(self, mean_actions: th.Tensor, log_std: th.Tensor, deterministic: bool = False) -> th.Tensor:
+        """
+        :param mean_actions: before tanh, (N, action_dim)
+        :param log_std: (N, action_dim)
+        :param deterministic: the most likely actions
+        :return: (N, action_dim)
+        """
+        noise = 0.0 if deterministic else th.randn_like(mean_actions)
+        return th.tanh(mean_actions + log_std.exp() * noise)
+
+    def log_prob_from_params(self, mean_actions: th.Tensor, log_std: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """
+        :param mean_actions: before tanh, (N, action_dim)
+        :param log_std: (N, action_dim)
+        :return: sampled actions, (N, action_dim), and their log probabilities, (N,)
+        """
+        noise = th.randn_like(mean_actions)
+        actions = th.tanh(mean_actions + log_std.exp() * noise)
+        log_gaussian = -0.5 * (noise.square() + math.log(2 * math.pi)) - log_std
+        # tanh changes the density by its slope; SB3's epsilon avoids log(0)
+        return actions, (log_gaussian - th.log(1 - actions.square() + self.epsilon)).sum(dim=-1)
+
+
 class SquashedGaussianActor(RecurrentActor):
     """
     Gaussian policy squashed by tanh, for SAC with Box actions; the distributions are SB3's.
@@ -103,7 +129,7 @@ class SquashedGaussianActor(RecurrentActor):
     :param clip_mean: clip the mean before tanh to this absolute value with gSDE; 0 not to
     """
 
-    action_dist: SquashedDiagGaussianDistribution | StateDependentNoiseDistribution
+    action_dist: SquashedGaussian | StateDependentNoiseDistribution
     mu: nn.Module
     # A parameter with gSDE, a layer without
     log_std: Any
@@ -135,7 +161,7 @@ class SquashedGaussianActor(RecurrentActor):
             if clip_mean > 0.0:
                 self.mu = nn.Sequential(self.mu, nn.Hardtanh(min_val=-clip_mean, max_val=clip_mean))
         else:
-            self.action_dist = SquashedDiagGaussianDistribution(action_dim)
+            self.action_dist = SquashedGaussian(action_dim)
             self.mu = nn.Linear(last_layer_dim, action_dim)
             self.log_std = nn.Linear(last_layer_dim, action_dim)
 
@@ -172,9 +198,6 @@ class SquashedGaussianActor(RecurrentActor):
 
     def forward(self, latents: th.Tensor, deterministic: bool = False) -> th.Tensor:
         mean_actions, log_std, kwargs = self._distribution_parameters(latents)
-        if not self.use_sde:
-            noise = 0.0 if deterministic else th.randn_like(mean_actions)
-            return th.tanh(mean_actions + log_std.exp() * noise)
         distribution = copy.copy(self.action_dist)
         return distribution.actions_from_params(mean_actions, log_std, deterministic=deterministic, **kwargs)
 
@@ -183,31 +206,16 @@ class SquashedGaussianActor(RecurrentActor):
         :param latents: (T, B, latent_dim)
         :return: one sampled action per step; with gSDE, by a new noise function
         """
-        if not self.use_sde:
-            return self._squashed_gaussian(latents)
         # SB3's distributions keep what they computed, and with it the graph: it must not stay behind in the network
         distribution = copy.copy(self.action_dist)
-        assert isinstance(distribution, StateDependentNoiseDistribution)
-        # New at each update, because the deviation it was drawn with may have changed
-        distribution.sample_weights(self.log_std)
+        if isinstance(distribution, StateDependentNoiseDistribution):
+            # New at each update, because the deviation it was drawn with may have changed
+            distribution.sample_weights(self.log_std)
         # The distributions know one batch axis, and noise functions by environment must not meet time there
         mean_actions, log_std, kwargs = self._distribution_parameters(latents.flatten(end_dim=1))
         actions, log_probs = distribution.log_prob_from_params(mean_actions, log_std, **kwargs)
         sizes = latents.shape[:2]
         return ActionLogProbs(actions.unflatten(0, sizes), log_probs.unflatten(0, sizes).unsqueeze(-1))
-
-    def _squashed_gaussian(self, latents: th.Tensor) -> ActionLogProbs:
-        """
-        As SB3's ``SquashedDiagGaussianDistribution`` has it, in a third of the operators: the density of a Gaussian at its own
-        sample is known from the noise.
-        """
-        mean_actions, log_std, _ = self._distribution_parameters(latents)
-        noise = th.randn_like(mean_actions)
-        actions = th.tanh(mean_actions + log_std.exp() * noise)
-        log_gaussian = -0.5 * (noise.square() + math.log(2 * math.pi)) - log_std
-        # tanh changes the density by its slope; SB3's epsilon avoids log(0)
-        log_probs = log_gaussian - th.log(1 - actions.square() + 1e-6)
-        return ActionLogProbs(actions, log_probs.sum(dim=-1, keepdim=True))
 
 
 class CategoricalActor(RecurrentActor):

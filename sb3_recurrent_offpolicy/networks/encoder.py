@@ -90,25 +90,12 @@ class HistoryEncoder(SavedNetwork):
         """
         :param observations: (T, B, *obs), or a dict of them
         :param previous_actions: (T, B, A)
-        :return: inputs of the memory (T, B, F + A), and the features in them (T, B, F)
+        :return: inputs of the memory over sequences (T, B, F + A), and the features in them (T, B, F)
         """
         sizes = previous_actions.shape[:2]
         flat = map_observation(lambda array: array.flatten(end_dim=1), observations)
         inputs, features = self.inputs(flat, previous_actions.flatten(end_dim=1))
         return inputs.unflatten(0, sizes), features.unflatten(0, sizes)
-
-    def unroll(self, observations: PyTorchObs, previous_actions: th.Tensor, state: CoreState) -> tuple[th.Tensor, CoreState]:
-        """
-        Run over sequences, to learn.
-
-        :param observations: (T, B, *obs), or a dict of them
-        :param previous_actions: (T, B, A)
-        :param state: memory before the first step, each (n_layers, B, hidden)
-        :return: latents (T, B, latent_dim) and the memory after the last step
-        """
-        inputs, features = self.read(observations, previous_actions)
-        memory, state = self.core.unroll(inputs, state)
-        return th.cat([memory, features], dim=-1), state
 
     def encode(
         self,
@@ -150,7 +137,8 @@ class HistoryEncoder(SavedNetwork):
         # As when acting: dropout must not enter memories, nor batch norm count the prefix
         training = self.training
         self.train(False)
-        _, state = self.unroll(*burn_in, tuple(array[:, :n_rows].contiguous() for array in state))
+        inputs, _ = self.read(*burn_in)
+        _, state = self.core.unroll(inputs, tuple(array[:, :n_rows].contiguous() for array in state))
         self.train(training)
         return state
 
