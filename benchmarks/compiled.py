@@ -14,7 +14,7 @@ import torch as th
 
 from benchmarks.growth import BASE, model_to_update
 from benchmarks.speed import BATCH, SIZES
-from benchmarks.timing import machine, row, side_by_side, summary, table
+from benchmarks.timing import heading, machine, row, side_by_side, summary, table
 from sb3_recurrent_offpolicy import R2D2, RecurrentSAC
 from sb3_recurrent_offpolicy.networks.encoder import Head
 
@@ -38,8 +38,7 @@ def main() -> None:
             updates = {"compiled": partial(compiled.train, 5, BATCH), "as they are": partial(plain.train, 5, BATCH)}
             ours, theirs = (summary(seconds, 1e3 / 5) for seconds in side_by_side(updates, ROUNDS).values())
             rows.append(row(f"{what}, heads compiled (ms)", ours, "as they are", theirs))
-    head = [f"{key}: {value}  " for key, value in machine("cpu", 1).items()]
-    text = "\n".join([*head, "", *(f"{line}  " for line in lines), "", table(rows)]) + "\n"
+    text = "\n".join([*heading(machine("cpu", 1)), *(f"{line}  " for line in lines), "", table(rows)]) + "\n"
     (Path(__file__).parent / "results" / "compiled.md").write_text(text)
     print(text)
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch as th
 
 from benchmarks.cores import FOLDER
-from benchmarks.timing import machine, row, side_by_side, summary, table
+from benchmarks.timing import heading, machine, row, side_by_side, summary, table
 from sb3_recurrent_offpolicy.cores import CORES, RecurrentCore
 
 SIZES = ((32, 32, 64), (64, 32, 128), (64, 32, 512))
@@ -46,7 +46,7 @@ def runs(core: RecurrentCore, length: int, batch: int) -> dict[str, Callable[[],
 
 def main() -> None:
     th.set_num_threads(1)
-    lines = [f"{key}: {value}  " for key, value in machine("cpu", th.get_num_threads()).items()]
+    lines = heading(machine("cpu", th.get_num_threads()))
     for length, batch, hidden in SIZES:
         timed: dict[str, dict[str, Any]] = {}
         for name, (core, n_layers) in CONTENDERS.items():
@@ -58,9 +58,9 @@ def main() -> None:
                 (name, summary(values, 1e3)) for name, values in side_by_side(contenders, 40, clock=time.process_time).items()
             )
             rows += [row(f"{name}, {what} (ms)", timings, *lstm) for name, timings in ours]
-        lines += ["", f"T {length}, batch {batch}, hidden {hidden}, {INPUTS} inputs", "", table(rows)]
+        lines += [f"T {length}, batch {batch}, hidden {hidden}, {INPUTS} inputs", "", table(rows), ""]
     FOLDER.mkdir(parents=True, exist_ok=True)
-    (FOLDER / "cost.md").write_text("\n".join([*lines, ""]))
+    (FOLDER / "cost.md").write_text("\n".join(lines))
     print("\n".join(lines))
 
 

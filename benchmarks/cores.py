@@ -16,8 +16,8 @@ import numpy as np
 import torch as th
 
 from benchmarks.learning import CHECKPOINTS, RESULTS, run
-from benchmarks.report import markdown, number, results_of
-from benchmarks.tasks import TASKS
+from benchmarks.report import Result, markdown, number, results_of
+from benchmarks.tasks import TASKS, kept_from
 
 FOLDER = RESULTS / "cores"
 SEEDS = (0, 1, 2)
@@ -85,12 +85,36 @@ def reached(threshold: float, curve: list[dict[str, Any]]) -> tuple[str, str]:
     :param curve: of one run
     :return: steps and seconds of the point that reached it first, and of the one from which on it was kept
     """
-    above = [point["return"] >= threshold for point in curve]
-    first = above.index(True) if any(above) else len(above)
-    for_good = len(above) - above[::-1].index(False) if not all(above) else 0
-    points = [curve[index] if index < len(curve) else None for index in (first, for_good)]
+    returns = [point["return"] for point in curve]
+    first = next((index for index, value in enumerate(returns) if value >= threshold), len(returns))
+    points = [curve[index] if index < len(curve) else None for index in (first, kept_from(threshold, returns))]
     told = [f"{point['steps']:,} ({point['processor_seconds']:.0f} s)" if point else "never" for point in points]
     return told[0], told[1]
+
+
+def results_by_core(name: str) -> dict[str, list[Result]]:
+    """
+    :param name: one of ``STUDIES``
+    :return: the runs of each core that has any
+    """
+    study = STUDIES[name]
+    found = results_of(FOLDER / study.env_id)
+    runs = {core: found.get(" ".join([study.algo, *study.settings, *settings]), []) for core, settings in CORES.items()}
+    return {core: results for core, results in runs.items() if results}
+
+
+def overview() -> list[str]:
+    """
+    :return: the table of all tasks and cores
+    """
+    rows = []
+    for core in CORES:
+        cells = []
+        for name in STUDIES:
+            means = [result["mean"] for result in results_by_core(name).get(core, [])]
+            cells.append(f"{number(np.mean(means))} ({number(min(means))}) {len(means)}" if means else "")
+        rows.append([core, *cells])
+    return ["Mean (worst seed) number of seeds:", "", *markdown(["core", *STUDIES], rows), ""]
 
 
 def report(name: str) -> list[str]:
@@ -100,16 +124,13 @@ def report(name: str) -> list[str]:
     """
     study = STUDIES[name]
     threshold = TASKS[study.env_id].threshold
-    found = results_of(FOLDER / study.env_id)
     rows = []
-    for core, settings in CORES.items():
-        results = found.get(" ".join([study.algo, *study.settings, *settings]), [])
-        if results:
-            means = [result["mean"] for result in results]
-            seconds = [result["curve"][-1]["processor_seconds"] for result in results]
-            first, for_good = zip(*(reached(threshold, result["curve"]) for result in results), strict=True)
-            cells = [number(np.mean(means)), number(min(means)), f"{np.mean(seconds):.0f} s"]
-            rows.append([core, str(len(results)), *cells, ", ".join(first), ", ".join(for_good)])
+    for core, results in results_by_core(name).items():
+        means = [result["mean"] for result in results]
+        seconds = [result["curve"][-1]["processor_seconds"] for result in results]
+        first, for_good = zip(*(reached(threshold, result["curve"]) for result in results), strict=True)
+        cells = [number(np.mean(means)), number(min(means)), f"{np.mean(seconds):.0f} s"]
+        rows.append([core, str(len(results)), *cells, ", ".join(first), ", ".join(for_good)])
     told = f": `{' '.join(study.settings)}`" if study.settings else ""
     header = ["core", "seeds", "mean", "worst", "training", f"first at {threshold:g}", "for good"]
     return [f"## {name}", "", f"{study.algo} on {study.env_id}{told}", "", *markdown(header, rows), ""] if rows else []
@@ -132,6 +153,7 @@ def main() -> None:
         "Final models: mean of the seeds and worst of them. Seconds are those of the processor in training, one thread, "
         "beside other work. Last two columns: steps and seconds until the learning curve reached the threshold, one a seed.",
         "",
+        *overview(),
         *(line for name in STUDIES for line in report(name)),
     ]
     FOLDER.mkdir(parents=True, exist_ok=True)

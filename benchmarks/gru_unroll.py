@@ -14,7 +14,7 @@ import torch as th
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from benchmarks.timing import machine, row, side_by_side, summary, table
+from benchmarks.timing import heading, machine, row, side_by_side, summary, table
 
 RESULTS = Path(__file__).parent / "results"
 LENGTH, BATCH, INPUTS, HIDDEN = 65, 32, 8, 128
@@ -98,7 +98,7 @@ def main() -> None:
             row(f"GRU by hand, {what}", by_hand, name, other) for name, other in zip(list(unrolls)[1:], others, strict=True)
         ]
     stated = machine("cpu", th.get_num_threads()) | {"setting": f"T {LENGTH}, batch {BATCH}, hidden {HIDDEN}"}
-    text = "\n".join([*(f"{key}: {value}  " for key, value in stated.items()), "", table(rows), ""])
+    text = "\n".join([*heading(stated), table(rows), ""])
     (RESULTS / "gru_unroll.md").write_text(text)
     print(text)
 

@@ -20,10 +20,12 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.learning import CURVE_SEED, RESULTS
+from benchmarks.tasks import kept_from
 from benchmarks.timing import processor
 
-RESULTS = Path(__file__).parent / "results" / "learning_time"
-CURVE_EVERY, N_STARTS, STARTS_SEED = 500, 50, 2_000_000
+FOLDER = RESULTS / "learning_time"
+CURVE_EVERY, N_STARTS = 500, 50
 
 # Uses nothing that the two checkouts might have named differently
 TRAIN = """
@@ -63,7 +65,7 @@ def train(checkout: Path, algo: str, env_id: str, seed: int) -> list[list[float]
     :param seed: of the run
     :return: steps, seconds of the processor in training, and mean return of each point of the curve
     """
-    numbers = (seed, CURVE_EVERY, N_STARTS, STARTS_SEED)
+    numbers = (seed, CURVE_EVERY, N_STARTS, CURVE_SEED)
     command = [sys.executable, "-c", TRAIN, algo, env_id, *map(str, numbers)]
     output = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=True).stdout
     return json.loads(output.strip().splitlines()[-1])
@@ -75,10 +77,8 @@ def solved(curve: list[list[float]], threshold: float) -> tuple[float, float]:
     :param threshold: a return
     :return: steps and seconds of the first point from which on it is kept; infinite if there is none
     """
-    for point, rest in zip(curve, (curve[start:] for start in range(len(curve))), strict=True):
-        if all(mean >= threshold for _, _, mean in rest):
-            return point[0], point[1]
-    return np.inf, np.inf
+    index = kept_from(threshold, [mean for _, _, mean in curve])
+    return (curve[index][0], curve[index][1]) if index < len(curve) else (np.inf, np.inf)
 
 
 def report(runs: list[dict[str, Any]], threshold: float) -> list[str]:
@@ -113,25 +113,25 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--report", action="store_true", help="train nothing")
     arguments = parser.parse_args()
-    RESULTS.mkdir(parents=True, exist_ok=True)
+    FOLDER.mkdir(parents=True, exist_ok=True)
     name = f"{arguments.algo},{arguments.env}"
     checkouts = {"before": arguments.before, "after": arguments.after}
     for turn, seed in enumerate(arguments.seeds):
-        path = RESULTS / f"{name}_{seed}.json"
+        path = FOLDER / f"{name}_{seed}.json"
         if path.exists() or arguments.report:
             continue
         run: dict[str, Any] = {"seed": seed, "processor": processor(), "date": time.strftime("%Y-%m-%d")}
         for which in list(checkouts)[:: 1 if turn % 2 == 0 else -1]:
             run[which] = train(checkouts[which], arguments.algo, arguments.env, seed)
         path.write_text(json.dumps(run) + "\n")
-    runs = [json.loads(path.read_text()) for path in sorted(RESULTS.glob(f"{name}_*.json"))]
+    runs = [json.loads(path.read_text()) for path in sorted(FOLDER.glob(f"{name}_*.json"))]
     lines = [
         f"{arguments.algo} on {arguments.env}, {arguments.threshold:g} for good: seconds of one processor core in training.",
         f"Points every {CURVE_EVERY} steps, each the mean of {N_STARTS} starts.",
         "",
         *report(runs, arguments.threshold),
     ]
-    (RESULTS / f"{name}.md").write_text("\n".join(lines) + "\n")
+    (FOLDER / f"{name}.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
 
 

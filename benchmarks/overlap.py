@@ -21,7 +21,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
-from benchmarks.timing import Row, machine, row, side_by_side, summary, table
+from benchmarks.timing import Row, heading, machine, row, side_by_side, summary, table
 from sb3_recurrent_offpolicy import RecurrentSAC, RecurrentTD3
 from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
 
@@ -146,7 +146,7 @@ def main() -> None:
     stated = machine("cpu", th.get_num_threads())
     stated |= {"setting": f"batch {BATCH}, T {LENGTH}, hidden {HIDDEN}, heads {HEADS}, median (10 % to 90 %)"}
     (RESULTS / "overlap.json").write_text(json.dumps({"machine": stated, "rows": rows}, indent=1) + "\n")
-    lines = [*(f"{key}: {value}  " for key, value in stated.items()), "", table(rows)]
+    lines = [*heading(stated), table(rows)]
     (RESULTS / "overlap.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
 

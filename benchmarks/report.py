@@ -18,7 +18,7 @@ import numpy as np
 from rliable import library, metrics
 
 from benchmarks.learning import MEMORYLESS, OTHERS, RESULTS
-from benchmarks.tasks import TASKS
+from benchmarks.tasks import TASKS, kept_from
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -53,8 +53,7 @@ def intervals(values: dict[str, np.ndarray]) -> dict[str, tuple[float, float]]:
 
 def seconds_to(threshold: float, curve: list[dict[str, Any]]) -> str:
     """Training time at the first point from which on the curve stays above the threshold."""
-    below = [index for index, point in enumerate(curve) if point["return"] < threshold]
-    first = below[-1] + 1 if below else 0
+    first = kept_from(threshold, [point["return"] for point in curve])
     return f"{curve[first]['seconds']:.0f} s" if first < len(curve) else "never"
 
 

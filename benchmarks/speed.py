@@ -35,7 +35,7 @@ from benchmarks.floor import FLOORS, floor
 from benchmarks.growth import BASE, HEADS, draw, grow_buffer, grow_updates, held_bytes, model_to_update
 from benchmarks.profiling import profile_acting, profile_update
 from benchmarks.skrl_agents import skrl_agent
-from benchmarks.timing import Row, machine, row, side_by_side, summary, table
+from benchmarks.timing import Row, heading, machine, row, side_by_side, summary, table
 from sb3_recurrent_offpolicy import R2D2, RecurrentSAC, RecurrentTD3
 from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
 from sb3_recurrent_offpolicy.buffers import RecurrentSequenceReplayBuffer
@@ -273,8 +273,7 @@ def main() -> None:
     result = {"machine": stated, "rows": rows, "updates": updates, "buffers": buffers, "profiles": profiles}
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
     draw(updates, buffers, RESULTS / f"{name}_growth.png")
-    lines = [f"{key}: {value}  " for key, value in stated.items()]
-    lines += ["", table(rows), "", f"![growth]({name}_growth.png)"]
+    lines = [*heading(stated), table(rows), "", f"![growth]({name}_growth.png)"]
     for what, parts in profiles.items():
         lines += ["", f"{what}: {parts['total ms']:.2f} ms", "", "| part | share |", "|---|---|"]
         lines += [f"| {part} | {share:.0%} |" for part, share in parts["shares"].items()]

@@ -71,6 +71,16 @@ TASKS = {
 }
 
 
+def kept_from(threshold: float, returns: list[float]) -> int:
+    """
+    :param threshold: a return
+    :param returns: of a learning curve
+    :return: index of the first point from which on no return lies below the threshold; the number of points if there is none
+    """
+    below = [index for index, value in enumerate(returns) if value < threshold]
+    return below[-1] + 1 if below else 0
+
+
 def assert_state_is_hidden(env_id: str, env_kwargs: dict[str, Any] | None = None) -> None:
     """
     :param env_id: one of ``TASKS``

@@ -90,6 +90,14 @@ def machine(device: str, threads: int) -> dict[str, Any]:
     }
 
 
+def heading(stated: dict[str, Any]) -> list[str]:
+    """
+    :param stated: of the machine, from :func:`machine`, and of what was measured
+    :return: Markdown, a line each
+    """
+    return [*(f"{key}: {value}  " for key, value in stated.items()), ""]
+
+
 def processor() -> str:
     """
     :return: its name, as far as the system tells
