@@ -128,11 +128,11 @@ def scores(model: BaseAlgorithm, *episodes: Any) -> dict[str, np.ndarray]:
     """Returns of ``score`` and, where averaged weights act, those of the latest weights."""
     returns = {"return": score(model, *episodes)}
     policy: Any = model.policy
-    average = getattr(policy, "q_net_average", None)
+    average = getattr(policy, "averaged_network", None)
     if average is not None:
-        policy.q_net_average = None
+        policy.averaged_network = None
         returns["return_of_latest_weights"] = score(model, *episodes)
-        policy.q_net_average = average
+        policy.averaged_network = average
     return returns
 
 

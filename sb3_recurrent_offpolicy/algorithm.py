@@ -9,6 +9,7 @@ import copy
 import inspect
 import warnings
 from functools import partial
+from operator import attrgetter
 from types import SimpleNamespace
 from typing import Any, ClassVar, TypeVar
 
@@ -16,9 +17,10 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
+from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, VectorizedActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutReturn, Schedule, TrainFreq
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -26,15 +28,18 @@ from sb3_recurrent_offpolicy.acting import BehaviorPolicy
 from sb3_recurrent_offpolicy.buffers import RecurrentSequenceReplayBuffer
 from sb3_recurrent_offpolicy.checks import check_actions, check_integers, check_numbers, check_positive, check_switches
 from sb3_recurrent_offpolicy.diagnostics import state_staleness
-from sb3_recurrent_offpolicy.optimizing import keep_freed_memory, minimize
+from sb3_recurrent_offpolicy.optimizing import keep_freed_memory, latest_norms, minimize
 from sb3_recurrent_offpolicy.overlap import OverlappingAlgorithm
 from sb3_recurrent_offpolicy.policies import POLICY_NAMES, RecurrentPolicy, check_policy_name, named_policy_kwargs
 from sb3_recurrent_offpolicy.rewards import RewardNormalizer
-from sb3_recurrent_offpolicy.settings import RecurrentSettings, signature_with_settings
+from sb3_recurrent_offpolicy.settings import MaxGradNorm, RecurrentSettings, signature_with_settings
 from sb3_recurrent_offpolicy.type_aliases import Encoded, RecurrentSequenceSamples, RNNStates
 
 SelfRecurrentOffPolicyAlgorithm = TypeVar("SelfRecurrentOffPolicyAlgorithm", bound="RecurrentOffPolicyAlgorithm")
 
+# A parameter whose gradient has long been far below it hardly moves. At Adam's own 1e-8 it moves as far as any other, in the
+# direction of noise. R2D2's 1e-3 holds up what rewards far below 1, or a cue far back, would teach
+ADAM_EPSILON = 1e-5
 # A diagnosis costs between a tenth and a fifth of an update
 UPDATES_PER_DIAGNOSIS = 100
 
@@ -56,7 +61,8 @@ class RecurrentOffPolicyAlgorithm(OverlappingAlgorithm):
     :param overlap_updates: update while the environments compute their next step, for slow simulators in a ``SubprocVecEnv``.
         Off by default, because actions then come from weights that lack the updates after the latest rollout. Data and
         updates are as in SB3's order. Most overlaps with ``train_freq=1``: all updates are made during one step
-    :param max_grad_norm: clip the gradients of each optimizer to this norm, None not to
+    :param max_grad_norm: clip the gradients of each optimizer to this norm, None not to. "auto" clips them to the running
+        median of their norm, see ``docs/steadiness.md``
 
     ``batch_size`` counts *sequences*: an update learns from up to ``batch_size * sequence_length`` steps. The ``n_steps``
     before the bootstrap are counted inside a sequence (see ``targets.n_step_targets``).
@@ -73,7 +79,7 @@ class RecurrentOffPolicyAlgorithm(OverlappingAlgorithm):
     # Parameters that count something and cannot be zero
     count_parameters: ClassVar[tuple[str, ...]] = ("batch_size", "n_steps")
     default_settings: ClassVar[RecurrentSettings] = {
-        "sequence_length": 32,
+        "sequence_length": 64,
         "burn_in": 0,
         "state_init": "stored",
         "refresh_states": False,
@@ -86,7 +92,7 @@ class RecurrentOffPolicyAlgorithm(OverlappingAlgorithm):
     behavior: BehaviorPolicy
     sequence_length: int | None
     burn_in: int
-    max_grad_norm: float | None
+    max_grad_norm: MaxGradNorm
     _last_episode_starts: np.ndarray
 
     def __init_subclass__(cls, **kwargs: Any):
@@ -139,9 +145,11 @@ class RecurrentOffPolicyAlgorithm(OverlappingAlgorithm):
     def complete_policy_kwargs(cls, policy_kwargs: dict[str, Any]) -> dict[str, Any]:
         """
         :param policy_kwargs: as users give them
-        :return: with the defaults of this algorithm where they differ from the policy's
+        :return: with the defaults of this algorithm where they differ from the policy's, and those of Adam
         """
-        return policy_kwargs
+        if policy_kwargs.get("optimizer_class", th.optim.Adam) is not th.optim.Adam:
+            return policy_kwargs
+        return policy_kwargs | {"optimizer_kwargs": {"eps": ADAM_EPSILON} | (policy_kwargs.get("optimizer_kwargs") or {})}
 
     def _check_settings(self) -> None:
         """
@@ -153,12 +161,13 @@ class RecurrentOffPolicyAlgorithm(OverlappingAlgorithm):
         if own := sorted(set(self.buffer_parameters) & set(self.replay_buffer_kwargs)):
             raise ValueError(f"replay_buffer_kwargs has {own}: pass them to {type(self).__name__} itself")
         check_integers(1, **{name: getattr(self, name) for name in self.count_parameters})
+        check_integers(-(2**31), gradient_steps=self.gradient_steps)
         check_numbers(0, 1, gamma=self.gamma, tau=self.tau)
         check_switches(overlap_updates=self.overlap_updates)
         if self.reward_scale != "auto":
             check_positive("or 'auto'", reward_scale=self.reward_scale)
-        if self.max_grad_norm is not None:
-            check_positive("or None not to clip", max_grad_norm=self.max_grad_norm)
+        if self.max_grad_norm not in ("auto", None):
+            check_positive("or 'auto', or None not to clip", max_grad_norm=self.max_grad_norm)
         if isinstance(self.policy_class, type) and not issubclass(self.policy_class, self.policy_type):
             raise ValueError(
                 f"policy={self.policy_class.__name__} does not belong to {type(self).__name__}: choose one of "
@@ -166,9 +175,14 @@ class RecurrentOffPolicyAlgorithm(OverlappingAlgorithm):
                 "is loaded by the class that saved it."
             )
         check_actions(self.action_space, self.action_noise)
+        if isinstance(self.action_noise, (int, float)):
+            check_numbers(0, action_noise=self.action_noise)
 
     def _setup_model(self) -> None:
         self._check_settings()
+        if isinstance(self.action_noise, (int, float)):
+            deviations = np.full(get_action_dim(self.action_space), self.action_noise)
+            self.action_noise = NormalActionNoise(np.zeros_like(deviations), deviations)
         if self.optimize_memory_usage:
             warnings.warn("optimize_memory_usage=True has no effect: observations are always stored once. Leave it out.")
             # Otherwise SB3 looks for arrays that our replay buffer has not
@@ -317,6 +331,11 @@ class RecurrentOffPolicyAlgorithm(OverlappingAlgorithm):
         self.policy.set_training_mode(True)
         for name, value in self.replay_buffer.priority_statistics().items():
             self.logger.record(f"train/priority_{name}", value)
+        for name in self.optimizer_names:
+            norms, limits = latest_norms(attrgetter(name)(self))
+            owner = name.split(".")[0]
+            self.logger.record(f"train/grad_norm_{owner}", norms.nanmean().item())
+            self.logger.record(f"train/grad_clipped_{owner}", (norms > limits).sum().item() / len(norms))
 
     def _refresh_states(self, samples: RecurrentSequenceSamples, actor: Encoded, critic: Encoded) -> None:
         """

@@ -21,4 +21,4 @@ class RecurrentDDPG(RecurrentTD3):
 
     @classmethod
     def complete_policy_kwargs(cls, policy_kwargs: dict[str, Any]) -> dict[str, Any]:
-        return {"n_critics": 1} | policy_kwargs
+        return super().complete_policy_kwargs({"n_critics": 1} | policy_kwargs)

@@ -4,8 +4,13 @@ from typing import Any, NamedTuple
 
 import torch as th
 
+from sb3_recurrent_offpolicy.settings import MaxGradNorm
+
 # glibc keeps at most twice the largest block that was ever freed, and learns from blocks up to 32 MiB
 LARGEST_OBSERVED_BLOCK = 2**25 - 2**13
+
+# Of the gradients of each optimizer: enough for a median that a few dozen outliers do not move
+N_KEPT_NORMS = 100
 
 
 def keep_freed_memory() -> None:
@@ -154,31 +159,47 @@ def make_optimizer(
     return optimizer_class([group for group in groups if group["params"]], **kwargs)
 
 
-@th.no_grad()
-def clip(gradients: list[th.Tensor], max_norm: float) -> None:
+def latest_norms(optimizer: th.optim.Optimizer) -> tuple[th.Tensor, th.Tensor]:
     """
-    As ``torch.nn.utils.clip_grad_norm_``, with one norm in place of one for each tensor.
+    :param optimizer: keeps them in its first group, so that they are saved and loaded with it
+    :return: norms of its latest gradients, and what they were clipped to; (100,) each, in any order, NaN where there are none
+        yet
+    """
+    group = optimizer.param_groups[0]
+    if "gradient_norms" not in group:
+        group["gradient_norms"] = th.full((2, N_KEPT_NORMS), th.nan, device=group["params"][0].device)
+        group["n_norms"] = 0
+    norms, limits = group["gradient_norms"]
+    return norms, limits
 
-    :param gradients: scaled down in place
-    :param max_norm: of all of them together
-    """
+
+def _clip(optimizer: th.optim.Optimizer, gradients: list[th.Tensor], max_norm: MaxGradNorm) -> None:
+    # One norm in place of one for each tensor, as in ``torch.nn.utils.clip_grad_norm_``
     norm = th.cat([gradient.flatten() for gradient in gradients]).norm()
-    th._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0))
+    norms, limits = latest_norms(optimizer)
+    group = optimizer.param_groups[0]
+    index = group["n_norms"] % N_KEPT_NORMS
+    group["n_norms"] += 1
+    norms[index] = norm
+    if max_norm is None:
+        limits[index] = th.inf
+        return
+    limits[index] = norms.nanmedian() if max_norm == "auto" else max_norm
+    th._foreach_mul_(gradients, (limits[index] / (norm + 1e-6)).clamp(max=1.0))
 
 
-def minimize(loss: th.Tensor, optimizer: th.optim.Optimizer, max_grad_norm: float | None = None) -> None:
+def minimize(loss: th.Tensor, optimizer: th.optim.Optimizer, max_grad_norm: MaxGradNorm = None) -> None:
     """
     One step on the parameters of an optimizer; no other parameter gets a gradient.
 
     :param loss: scalar
     :param optimizer: of the parameters
-    :param max_grad_norm: clip their gradients to this norm, None not to
+    :param max_grad_norm: clip their gradients to this norm, "auto" to the running median of their norm, None not to
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"] if parameter.requires_grad]
     # Fewer calls than zero_grad() and backward(), which accumulates
     gradients = th.autograd.grad(loss, parameters, allow_unused=True)
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient
-    if max_grad_norm is not None:
-        clip(list(filter(th.is_tensor, gradients)), max_grad_norm)
+    _clip(optimizer, list(filter(th.is_tensor, gradients)), max_grad_norm)
     optimizer.step()

@@ -55,6 +55,8 @@ class OverlappingAlgorithm(ReplayingAlgorithm):
     overlap_updates: bool
     # Updates that wait for the next step. Saved with the model, because a callback may save before that step
     _due_updates: int = 0
+    # Fewer than one update is due for
+    _steps_without_update: int = 0
     # What SB3's loop calls next is train, and then another rollout
     _rollout_follows: bool = False
 
@@ -63,6 +65,11 @@ class OverlappingAlgorithm(ReplayingAlgorithm):
         if self._due_updates > 0:
             env = UpdatesDuringStep(env, self._make_due_updates)  # type: ignore[assignment]
         rollout = super().collect_rollouts(env, *args, **kwargs)
+        if self.gradient_steps < 0:
+            # SB3 makes as many updates as it is told that steps were made
+            self._steps_without_update += rollout.episode_timesteps
+            n_updates, self._steps_without_update = divmod(self._steps_without_update, -self.gradient_steps)
+            rollout = rollout._replace(episode_timesteps=n_updates)
         self._rollout_follows = rollout.continue_training and self.num_timesteps < self._total_timesteps
         return rollout
 

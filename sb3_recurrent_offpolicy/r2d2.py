@@ -1,6 +1,6 @@
 """R2D2: double Q-learning from prioritised sequences, with memory."""
 
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
@@ -16,7 +16,7 @@ from sb3_recurrent_offpolicy.checks import check_numbers
 from sb3_recurrent_offpolicy.networks import RecurrentQNetwork
 from sb3_recurrent_offpolicy.policies import R2D2Policy
 from sb3_recurrent_offpolicy.preprocessing import encode_actions
-from sb3_recurrent_offpolicy.settings import RecurrentSettings, ReplaySettings, Unpack, passed_on
+from sb3_recurrent_offpolicy.settings import ReplaySettings, Unpack, passed_on
 from sb3_recurrent_offpolicy.targets import masked_mean, mean_item, n_step_targets, rescale_values, unrescale_values
 from sb3_recurrent_offpolicy.type_aliases import RecurrentSequenceSamples
 
@@ -105,12 +105,6 @@ class R2D2(RecurrentOffPolicyAlgorithm):
     network_names = ("q_net", "q_net_target")
     optimizer_names = ("policy.optimizer",)
     count_parameters = (*RecurrentOffPolicyAlgorithm.count_parameters, "target_update_interval")
-    default_settings: ClassVar[RecurrentSettings] = {
-        **RecurrentOffPolicyAlgorithm.default_settings,
-        "sequence_length": 40,
-        "burn_in": 20,
-        "reward_scale": 1.0,
-    }
     buffer_parameters = (
         *RecurrentOffPolicyAlgorithm.buffer_parameters,
         "priority_alpha",
@@ -126,19 +120,19 @@ class R2D2(RecurrentOffPolicyAlgorithm):
         self,
         policy: str | type[R2D2Policy],
         env: GymEnv | str,
-        learning_rate: float | Schedule = 1e-4,
+        learning_rate: float | Schedule = 5e-4,
         buffer_size: int = 1_000_000,
         learning_starts: int = 1000,
         batch_size: int = 32,
         tau: float = 1.0,
-        gamma: float = 0.997,
-        train_freq: int | tuple[int, str] = 4,
-        gradient_steps: int = 1,
+        gamma: float = 0.99,
+        train_freq: int | tuple[int, str] = 1,
+        gradient_steps: int = -4,
         replay_buffer_class: type[ReplayBuffer] | None = None,
         replay_buffer_kwargs: dict[str, Any] | None = None,
         optimize_memory_usage: bool = False,
         n_steps: int = 5,
-        target_update_interval: int = 500,
+        target_update_interval: int = 200,
         exploration_fraction: float = 0.1,
         exploration_initial_eps: float = 1.0,
         exploration_final_eps: float = 0.05,
@@ -173,12 +167,6 @@ class R2D2(RecurrentOffPolicyAlgorithm):
 
         if _init_setup_model:
             self._setup_model()
-
-    @classmethod
-    def complete_policy_kwargs(cls, policy_kwargs: dict[str, Any]) -> dict[str, Any]:
-        if policy_kwargs.get("optimizer_class", th.optim.Adam) is not th.optim.Adam:
-            return policy_kwargs
-        return policy_kwargs | {"optimizer_kwargs": {"eps": 1e-3} | (policy_kwargs.get("optimizer_kwargs") or {})}
 
     def _check_settings(self) -> None:
         super()._check_settings()
@@ -345,7 +333,7 @@ class R2D2(RecurrentOffPolicyAlgorithm):
 
             # Optimize the network
             self._minimize(loss, self.policy.optimizer)
-            self.policy.update_average()
+            self.policy.update_average(self._n_updates)
             self._update_priorities(samples, errors)
 
             if self._n_updates % self.target_update_interval == 0:

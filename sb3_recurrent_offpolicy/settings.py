@@ -9,6 +9,10 @@ from typing_extensions import Unpack
 __all__ = ["RecurrentSettings", "ReplaySettings", "Unpack", "passed_on", "signature_with_settings"]
 
 
+# See RecurrentOffPolicyAlgorithm
+MaxGradNorm = float | Literal["auto"] | None
+
+
 class ReplaySettings(TypedDict, total=False):
     """
     Keyword arguments of every algorithm; what they mean is told at
@@ -26,7 +30,7 @@ class ReplaySettings(TypedDict, total=False):
 class RecurrentSettings(ReplaySettings, total=False):
     """As :class:`ReplaySettings`, for algorithms whose counterpart in SB3 does not clip gradients."""
 
-    max_grad_norm: float | None
+    max_grad_norm: MaxGradNorm
 
 
 def passed_on(arguments: Mapping[str, Any], *own: str) -> dict[str, Any]:

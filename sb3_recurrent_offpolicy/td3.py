@@ -76,13 +76,13 @@ class RecurrentTD3(RecurrentOffPolicyAlgorithm):
         env: GymEnv | str,
         learning_rate: float | Schedule = 1e-3,
         buffer_size: int = 1_000_000,
-        learning_starts: int = 100,
-        batch_size: int = 16,
-        tau: float = 0.005,
+        learning_starts: int = 1000,
+        batch_size: int = 32,
+        tau: float = 0.01,
         gamma: float = 0.99,
         train_freq: int | tuple[int, str] = 1,
-        gradient_steps: int = 1,
-        action_noise: ActionNoise | None = None,
+        gradient_steps: int = -4,
+        action_noise: ActionNoise | float | None = 0.1,
         replay_buffer_class: type[ReplayBuffer] | None = None,
         replay_buffer_kwargs: dict[str, Any] | None = None,
         optimize_memory_usage: bool = False,
@@ -152,6 +152,7 @@ class RecurrentTD3(RecurrentOffPolicyAlgorithm):
                 self._refresh_states(samples, actor, critic)
 
                 self.policy.update_targets(self.tau)
+            self.policy.update_average(self._n_updates)
 
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         if len(actor_losses) > 0:

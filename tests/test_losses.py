@@ -109,7 +109,9 @@ def test_each_loss_changes_its_own_networks(
 @pytest.mark.parametrize("variant", ACTOR_CRITICS)
 def test_polyak_counts_shared_parameters_once(variant: Variant) -> None:
     model = random_env_model(variant, tau=0.1, policy_kwargs=dict(shared_lstm=True, enable_critic_lstm=False))
-    assert len(model.policy._targets) == len(set(model.policy._targets)) == len(model.policy._online)
+    assert (
+        len(model.policy.targets.parameters) == len(set(model.policy.targets.parameters)) == len(model.policy.targets.followed)
+    )
     assert model.actor.encoder is model.critic.encoder is not model.critic_target.encoder
     assert variant is not TD3 or model.actor_target.encoder is model.critic_target.encoder
 

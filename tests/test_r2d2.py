@@ -150,12 +150,12 @@ def test_recurrent_calls_and_target_copies(monkeypatch: pytest.MonkeyPatch) -> N
         return original(*args)
 
     monkeypatch.setattr(th, "lstm", counted)
-    targets = [parameter.clone() for parameter in model.policy._targets]
+    targets = [parameter.clone() for parameter in model.policy.targets.parameters]
     model.train(2, 8)
-    assert len(calls) == 4 and all(map(th.equal, model.policy._targets, targets))
+    assert len(calls) == 4 and all(map(th.equal, model.policy.targets.parameters, targets))
     model.train(1, 8)
-    assert all(map(th.equal, model.policy._targets, model.policy._online))
-    assert not any(parameter.requires_grad for parameter in model.policy._targets)
+    assert all(map(th.equal, model.policy.targets.parameters, model.policy.targets.followed))
+    assert not any(parameter.requires_grad for parameter in model.policy.targets.parameters)
 
 
 # ----------------------------------------------------------------- exploration

@@ -123,12 +123,12 @@ def test_recurrent_calls_per_update(variant: Variant, monkeypatch: pytest.Monkey
 
 def test_target_update_interval() -> None:
     model = random_env_model(SAC, tau=0.1, target_update_interval=3)
-    targets = [parameter.clone() for parameter in model.policy._targets]
+    targets = [parameter.clone() for parameter in model.policy.targets.parameters]
     for _ in range(2):
         model.train(1, 8)
-        assert all(map(th.equal, model.policy._targets, targets))
+        assert all(map(th.equal, model.policy.targets.parameters, targets))
     model.train(1, 8)
-    for target, before, online in zip(model.policy._targets, targets, model.policy._online, strict=True):
+    for target, before, online in zip(model.policy.targets.parameters, targets, model.policy.targets.followed, strict=True):
         assert not target.requires_grad
         th.testing.assert_close(target, 0.9 * before + 0.1 * online)
 

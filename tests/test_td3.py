@@ -73,12 +73,12 @@ def test_without_memory_it_is_sb3s_td3(
 def test_targets_lag() -> None:
     """T15: tau of the way, once per delayed update, never by gradient."""
     model = random_env_model(TD3, tau=0.1)
-    targets = [parameter.clone() for parameter in model.policy._targets]
+    targets = [parameter.clone() for parameter in model.policy.targets.parameters]
     model.train(1, 8)
-    for target, before in zip(model.policy._targets, targets, strict=True):
+    for target, before in zip(model.policy.targets.parameters, targets, strict=True):
         assert th.equal(target, before), "not before the delayed update"
     model.train(1, 8)
-    for target, before, online in zip(model.policy._targets, targets, model.policy._online, strict=True):
+    for target, before, online in zip(model.policy.targets.parameters, targets, model.policy.targets.followed, strict=True):
         assert not target.requires_grad
         th.testing.assert_close(target, 0.9 * before + 0.1 * online)
 

@@ -9,6 +9,10 @@ from torch import nn
 from sb3_recurrent_offpolicy.cores.core import RecurrentCore
 from sb3_recurrent_offpolicy.type_aliases import CoreState
 
+# The forget gate keeps 0.73 of the memory at each step. At 0 it keeps half, and what lies 30 steps back is not found; at 3 it
+# keeps 0.95, and velocities, which change at each step, are learned late (benchmarks/results/cores)
+DEFAULT_MEMORY_BIAS = 1.0
+
 
 class _TorchCore(RecurrentCore):
     """What LSTM and GRU share: one fused call to unroll, bare cells on the same weights to step."""
@@ -17,10 +21,13 @@ class _TorchCore(RecurrentCore):
     n_state_arrays: ClassVar[int]
     rnn: nn.LSTM | nn.GRU
 
-    def __init__(self, input_size: int, hidden_size: int, n_layers: int = 1, memory_bias: float = 0.0, **kwargs: Any):
+    def __init__(self, input_size: int, hidden_size: int, n_layers: int = 1, memory_bias: float | None = None, **kwargs: Any):
+        has_biases = kwargs.get("bias", True)
+        if memory_bias is None:
+            memory_bias = DEFAULT_MEMORY_BIAS if has_biases else 0.0
         if not math.isfinite(memory_bias):
             raise ValueError(f"memory_bias={memory_bias} must be a finite number, e.g. 1.0")
-        if memory_bias != 0 and not kwargs.get("bias", True):
+        if memory_bias != 0 and not has_biases:
             raise ValueError(f"memory_bias={memory_bias} needs biases, bias=False leaves them out: remove one of the two")
         for name in ("bidirectional", "batch_first", "proj_size"):
             if kwargs.get(name):
@@ -67,14 +74,14 @@ class LSTMCore(_TorchCore):
     """
     Long short-term memory (Hochreiter & Schmidhuber 1997); state (h, c).
 
-    Weights start orthogonal, gate by gate, and biases at zero (Ni et al. 2022, "Recurrent model-free RL can be a strong
+    Weights start orthogonal, gate by gate, and other biases at zero (Ni et al. 2022, "Recurrent model-free RL can be a strong
     baseline for many POMDPs").
 
     :param input_size: number of inputs per step
     :param hidden_size: number of hidden units per layer
     :param n_layers: number of layers
     :param memory_bias: initial bias of the forget gate, whose sigmoid is the part of the memory that a step keeps: 0.5 at 0,
-        the default, 0.73 at 1, 0.95 at 3. A memory of n steps wants it near log(n); high values delay velocities
+        0.73 at 1, the default, 0.95 at 3. A memory of n steps wants it near log(n); high values delay velocities
     :param kwargs: further arguments of ``torch.nn.LSTM``, e.g. ``bias`` or ``dropout`` (between layers, while learning)
     :raises ValueError: for ``bidirectional``, ``batch_first`` and ``proj_size``, which change what a state means, and for
         ``memory_bias`` if it is infinite or comes with ``bias=False``
@@ -95,14 +102,14 @@ class GRUCore(_TorchCore):
     """
     Gated recurrent unit (Cho et al. 2014); state (h,). On a CPU torch does not fuse it: an LSTM is faster there.
 
-    Weights start orthogonal, gate by gate, and biases at zero (Ni et al. 2022, "Recurrent model-free RL can be a strong
+    Weights start orthogonal, gate by gate, and other biases at zero (Ni et al. 2022, "Recurrent model-free RL can be a strong
     baseline for many POMDPs").
 
     :param input_size: number of inputs per step
     :param hidden_size: number of hidden units per layer
     :param n_layers: number of layers
     :param memory_bias: initial bias of the update gate, whose sigmoid is the part of the memory that a step keeps: 0.5 at 0,
-        the default, 0.73 at 1, 0.95 at 3. A memory of n steps wants it near log(n); high values delay velocities
+        0.73 at 1, the default, 0.95 at 3. A memory of n steps wants it near log(n); high values delay velocities
     :param kwargs: further arguments of ``torch.nn.GRU``, e.g. ``bias`` or ``dropout`` (between layers, while learning)
     :raises ValueError: for ``bidirectional``, ``batch_first`` and ``proj_size``, which change what a state means, and for
         ``memory_bias`` if it is infinite or comes with ``bias=False``

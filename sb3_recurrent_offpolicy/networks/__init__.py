@@ -21,6 +21,7 @@ from sb3_recurrent_offpolicy.networks.critics import (
     RecurrentQNetwork,
 )
 from sb3_recurrent_offpolicy.networks.encoder import Head, HistoryEncoder
+from sb3_recurrent_offpolicy.networks.extractors import RunningNormCombinedExtractor, RunningNormExtractor
 
 __all__ = [
     "CategoricalActor",
@@ -32,5 +33,7 @@ __all__ = [
     "RecurrentCritic",
     "RecurrentDiscreteCritic",
     "RecurrentQNetwork",
+    "RunningNormCombinedExtractor",
+    "RunningNormExtractor",
     "SquashedGaussianActor",
 ]

@@ -157,7 +157,9 @@ class SquashedGaussianActor(RecurrentActor):
             self.action_dist = StateDependentNoiseDistribution(
                 action_dim, use_expln=use_expln, learn_features=True, squash_output=True
             )
-            self.mu, self.log_std = self.action_dist.proba_distribution_net(last_layer_dim, log_std_init)
+            # The noise functions that it draws would belong to a graph, and could not be copied
+            with th.no_grad():
+                self.mu, self.log_std = self.action_dist.proba_distribution_net(last_layer_dim, log_std_init)
             if clip_mean > 0.0:
                 self.mu = nn.Sequential(self.mu, nn.Hardtanh(min_val=-clip_mean, max_val=clip_mean))
         else:

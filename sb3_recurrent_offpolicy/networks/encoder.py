@@ -7,11 +7,12 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.preprocessing import is_image_space
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor, create_mlp
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, create_mlp
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
 from sb3_recurrent_offpolicy.cores import RecurrentCore
+from sb3_recurrent_offpolicy.networks.extractors import RunningNormExtractor
 from sb3_recurrent_offpolicy.preprocessing import map_observation
 from sb3_recurrent_offpolicy.type_aliases import BurnIn, CoreState, Encoded, RecurrentSequenceSamples
 
@@ -55,7 +56,7 @@ class HistoryEncoder(SavedNetwork):
         self._takes_vectors = (
             isinstance(observation_space, spaces.Box)
             and not (normalize_images and is_image_space(observation_space))
-            and type(features_extractor) is FlattenExtractor
+            and type(features_extractor) is RunningNormExtractor
         )
         self.latent_dim = int(core.output_size + features_extractor.features_dim)
 
@@ -67,7 +68,7 @@ class HistoryEncoder(SavedNetwork):
         """
         if self._takes_vectors:
             assert isinstance(observations, th.Tensor)
-            features = observations.flatten(start_dim=1).float()
+            features = self.features_extractor(observations.float())
         else:
             features = self.extract_features(observations, self.features_extractor)
             if self.detach_features:

@@ -4,8 +4,9 @@ from functools import partialmethod
 from typing import Any
 
 from gymnasium import spaces
-from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
+from stable_baselines3.common.torch_layers import NatureCNN
 
+from sb3_recurrent_offpolicy.networks import RunningNormCombinedExtractor
 from sb3_recurrent_offpolicy.policies.actor_critic import RecurrentActorCriticPolicy
 from sb3_recurrent_offpolicy.policies.base import RecurrentPolicy
 from sb3_recurrent_offpolicy.policies.r2d2 import R2D2Policy
@@ -29,10 +30,10 @@ __all__ = [
 POLICY_NAMES: dict[str, dict[str, Any]] = {
     "MlpLstmPolicy": {},
     "CnnLstmPolicy": dict(features_extractor_class=NatureCNN),
-    "MultiInputLstmPolicy": dict(features_extractor_class=CombinedExtractor),
+    "MultiInputLstmPolicy": dict(features_extractor_class=RunningNormCombinedExtractor),
     "MlpGruPolicy": dict(core="gru"),
     "CnnGruPolicy": dict(features_extractor_class=NatureCNN, core="gru"),
-    "MultiInputGruPolicy": dict(features_extractor_class=CombinedExtractor, core="gru"),
+    "MultiInputGruPolicy": dict(features_extractor_class=RunningNormCombinedExtractor, core="gru"),
 }
 
 

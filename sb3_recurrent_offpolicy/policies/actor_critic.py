@@ -80,7 +80,7 @@ class RecurrentActorCriticPolicy(RecurrentPolicy):
 
         self.actor = self._make_actor(actor_encoder, actor_arch)
         self.critic = self._make_critic(critic_encoder, critic_arch)
-        self._make_targets()
+        self._make_followers()
 
         critic_parameters = set(self.critic.parameters())
         own_parameters = [parameter for parameter in self.actor.parameters() if parameter not in critic_parameters]

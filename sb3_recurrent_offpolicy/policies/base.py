@@ -1,7 +1,5 @@
 """Policies: (observation, state, episode_start) -> (action, state) to act; networks, targets and optimizers to learn."""
 
-import copy
-from itertools import chain
 from typing import Any, ClassVar
 
 import numpy as np
@@ -9,15 +7,22 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import get_flattened_obs_dim
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.common.utils import obs_as_tensor
 from torch import nn
 
 from sb3_recurrent_offpolicy.checks import check_integers, check_numbers
 from sb3_recurrent_offpolicy.cores import RecurrentCore, get_core
-from sb3_recurrent_offpolicy.networks import HistoryEncoder, RecurrentActor, RecurrentCritic, RecurrentQNetwork
+from sb3_recurrent_offpolicy.networks import (
+    HistoryEncoder,
+    RecurrentActor,
+    RecurrentCritic,
+    RecurrentQNetwork,
+    RunningNormExtractor,
+)
 from sb3_recurrent_offpolicy.optimizing import make_optimizer
+from sb3_recurrent_offpolicy.policies.following import Followers, averaging_rate
 from sb3_recurrent_offpolicy.policies.trace import Trace, trace
 from sb3_recurrent_offpolicy.preprocessing import encode_actions
 from sb3_recurrent_offpolicy.type_aliases import CoreState, Memory, PolicyStep, RNNStates
@@ -30,10 +35,10 @@ class RecurrentPolicy(BasePolicy):
     :param observation_space: observation space
     :param action_space: action space
     :param lr_schedule: learning rate schedule (could be constant)
-    :param net_arch: hidden layers behind the memory. Default: [128, 128], enough because the memory comes before it
+    :param net_arch: hidden layers behind the memory. Default: [64, 64], enough because the memory comes before it
     :param activation_fn: activation function of these layers
-    :param features_extractor_class: features extractor to use before the memory. The default passes vectors as they are:
-        a layer in front of the memory slows learning
+    :param features_extractor_class: features extractor to use before the memory. The default normalises vectors and
+        has no layer: one in front of the memory slows learning. SB3's ``FlattenExtractor`` passes them as they are
     :param features_extractor_kwargs: keyword arguments to pass to the features extractor
     :param normalize_images: whether to divide images by 255
     :param optimizer_class: the optimizer to use
@@ -48,6 +53,9 @@ class RecurrentPolicy(BasePolicy):
     :param core_class: the same as ``core``, as a class
     :param memory_lr_scale: learning rate of the memories relative to everything else, under any schedule. Long tasks want it
         far below 1: a small change of weights moves a long unroll a lot (Luo et al. 2024, RESeL: 1e-5 against 3e-4)
+    :param average_decay: ``predict`` acts with an exponential moving average of the learned weights, this decay per update, so
+        that a few bad updates do not undo what a saved or evaluated policy can do. Exploration and learning do not know of it.
+        0: the learned weights themselves
     """
 
     # Each has a slowly moving copy, named NAME_target
@@ -60,19 +68,22 @@ class RecurrentPolicy(BasePolicy):
         lr_schedule: Schedule,
         net_arch: list[int] | dict[str, list[int]] | None = None,
         activation_fn: type[nn.Module] = nn.ReLU,
-        features_extractor_class: type[BaseFeaturesExtractor] = FlattenExtractor,
+        features_extractor_class: type[BaseFeaturesExtractor] = RunningNormExtractor,
         features_extractor_kwargs: dict[str, Any] | None = None,
         normalize_images: bool = True,
         optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
-        lstm_hidden_size: int = 128,
+        lstm_hidden_size: int = 64,
         n_lstm_layers: int = 1,
         core: str | type[RecurrentCore] | None = None,
         core_kwargs: dict[str, Any] | None = None,
         lstm_kwargs: dict[str, Any] | None = None,
         core_class: type[RecurrentCore] | None = None,
         memory_lr_scale: float = 1.0,
+        average_decay: float = 0.999,
     ):
+        if not 0 <= average_decay < 1:
+            raise ValueError(f"average_decay={average_decay} must be at least 0, which means no average, and less than 1")
         check_integers(1, lstm_hidden_size=lstm_hidden_size, n_lstm_layers=n_lstm_layers)
         check_numbers(0, memory_lr_scale=memory_lr_scale, learning_rate=lr_schedule(1))
         super().__init__(
@@ -85,7 +96,7 @@ class RecurrentPolicy(BasePolicy):
             squash_output=isinstance(action_space, spaces.Box),
             normalize_images=normalize_images,
         )
-        self.net_arch = [128, 128] if net_arch is None else net_arch
+        self.net_arch = [64, 64] if net_arch is None else net_arch
         self.activation_fn = activation_fn
         self.lstm_hidden_size = lstm_hidden_size
         self.n_lstm_layers = n_lstm_layers
@@ -100,6 +111,7 @@ class RecurrentPolicy(BasePolicy):
         self.core = get_core(core or core_class or "lstm")
         self.core_kwargs = core_kwargs or lstm_kwargs or {}
         self.memory_lr_scale = memory_lr_scale
+        self.average_decay = average_decay
         self.action_encoding_dim = int(get_flattened_obs_dim(action_space))
 
         self._build(lr_schedule)
@@ -120,22 +132,16 @@ class RecurrentPolicy(BasePolicy):
 
     @property
     def predicting_network(self) -> RecurrentActor | RecurrentQNetwork:
-        """The network behind ``predict``."""
-        return self.acting_network
+        """The network behind ``predict``: the average, if there is one."""
+        return self.acting_network if self.averaged_network is None else self.averaged_network  # type: ignore[return-value]
 
-    def _make_targets(self) -> None:
-        # Copied together, so that what they share is shared by the targets too
-        online = [getattr(self, name) for name in self.networks_with_target]
-        targets = copy.deepcopy(online)
-        for name, target in zip(self.networks_with_target, targets, strict=True):
-            target.requires_grad_(False)
-            target.set_training_mode(False)
+    def _make_followers(self) -> None:
+        """After the networks were made, and before their optimizers: copies do not learn by themselves."""
+        self.targets = Followers([getattr(self, name) for name in self.networks_with_target])
+        for name, target in zip(self.networks_with_target, self.targets.copies, strict=True):
             setattr(self, f"{name}_target", target)
-
-        self._has_buffers = any(True for network in online for _ in network.buffers())
-        # Once each, however many networks share them; in the same order for both
-        self._online: list[th.Tensor] = list(dict.fromkeys(chain.from_iterable(map(nn.Module.parameters, online))))
-        self._targets: list[th.Tensor] = list(dict.fromkeys(chain.from_iterable(map(nn.Module.parameters, targets))))
+        self.average = Followers([self.acting_network] if self.average_decay > 0 else [])
+        self.averaged_network: nn.Module | None = next(iter(self.average.copies), None)
 
     def make_encoder(
         self, features_extractor: BaseFeaturesExtractor, core: type[RecurrentCore], detach_features: bool = False
@@ -190,6 +196,7 @@ class RecurrentPolicy(BasePolicy):
             core=self.core,
             core_kwargs=self.core_kwargs,
             memory_lr_scale=self.memory_lr_scale,
+            average_decay=self.average_decay,
         )
         return data
 
@@ -203,31 +210,33 @@ class RecurrentPolicy(BasePolicy):
         if mode == self.training:
             return
         for name, network in self.named_children():
-            if not name.endswith(("_target", "_average")):
+            if not name.endswith("_target") and name != "averaged_network":
                 network.train(mode)
         self.training = mode
 
-    @th.no_grad()
     def update_targets(self, tau: float) -> None:
         """
-        Move the targets towards the networks they follow (Polyak averaging); buffers such as batch-norm statistics are copied.
+        Move the targets towards the networks they follow.
 
         :param tau: 0 leaves the targets, 1 copies
         """
-        th._foreach_lerp_(self._targets, self._online, tau)
-        if not self._has_buffers:
-            return
-        for name in self.networks_with_target:
-            buffers, target_buffers = getattr(self, name).buffers(), getattr(self, f"{name}_target").buffers()
-            for buffer, target_buffer in zip(buffers, target_buffers, strict=True):
-                target_buffer.copy_(buffer)
+        self.targets.follow(tau)
+
+    def update_average(self, n_updates: int) -> None:
+        """
+        Let the averaged network know the learned weights, after an update of them.
+
+        :param n_updates: made so far
+        """
+        if self.averaged_network is not None:
+            self.average.follow(averaging_rate(self.average_decay, n_updates))
 
     # ----------------------------------------------------------------- acting
 
     @property
     def device(self) -> th.device:
         """Device of the networks. BaseModel looks it up by walking all modules, which costs as much as a layer."""
-        return self._online[0].device
+        return self.targets.followed[0].device
 
     def initial_states(self, n_envs: int) -> RNNStates:
         """

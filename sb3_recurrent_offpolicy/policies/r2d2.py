@@ -5,7 +5,6 @@ from typing import Any
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
-from torch.optim.swa_utils import AveragedModel
 
 from sb3_recurrent_offpolicy.networks import RecurrentQNetwork
 from sb3_recurrent_offpolicy.policies.base import RecurrentPolicy
@@ -13,22 +12,6 @@ from sb3_recurrent_offpolicy.type_aliases import CoreState, PolicyStep, RNNState
 
 # Known to the other algorithms' users, and meaningless here
 ACTOR_CRITIC_KWARGS = {"share_features_extractor", "n_critics", "shared_lstm", "enable_critic_lstm"}
-
-
-class ExponentialAverage:
-    """
-    Exponential moving average for ``AveragedModel``. Torch's own is a closure, which cannot be pickled.
-
-    :param decay: of the average, per update
-    """
-
-    def __init__(self, decay: float):
-        self.decay = decay
-
-    @th.no_grad()
-    def __call__(self, averaged: Any, current: Any, n_averaged: Any) -> None:
-        """Move the averaged parameters towards the current ones."""
-        th._foreach_lerp_(averaged, current, 1 - self.decay)
 
 
 class R2D2Policy(RecurrentPolicy):
@@ -39,8 +22,6 @@ class R2D2Policy(RecurrentPolicy):
     :param action_space: action space
     :param lr_schedule: learning rate schedule (could be constant)
     :param dueling: values and advantages in heads of their own (Wang et al. 2016)
-    :param average_decay: ``predict`` acts with an exponential moving average of the learned weights, this decay per update:
-        a greedy policy swings less with it. Exploration and learning do not know of it. 0: the learned weights themselves
     :param kwargs: as for :class:`RecurrentPolicy`; ``net_arch`` is a list
     """
 
@@ -54,7 +35,6 @@ class R2D2Policy(RecurrentPolicy):
         action_space: spaces.Space,
         lr_schedule: Schedule,
         dueling: bool = True,
-        average_decay: float = 0.0,
         **kwargs: Any,
     ):
         if of_actor_critics := sorted(ACTOR_CRITIC_KWARGS & set(kwargs)):
@@ -62,10 +42,7 @@ class R2D2Policy(RecurrentPolicy):
                 f"policy_kwargs has {of_actor_critics}, which R2D2 does not know: it has one network with one memory, and no "
                 "critic beside it. Leave them out"
             )
-        if not 0 <= average_decay < 1:
-            raise ValueError(f"average_decay={average_decay} must be at least 0, which means no average, and less than 1")
         self.dueling = dueling
-        self.average_decay = average_decay
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
     def _build(self, lr_schedule: Schedule) -> None:
@@ -73,34 +50,17 @@ class R2D2Policy(RecurrentPolicy):
             raise ValueError(f"net_arch={self.net_arch} must be a list: there is one network only")
         encoder = self.make_encoder(self.make_features_extractor(), self.core)
         self.q_net = RecurrentQNetwork(encoder, self.net_arch, self.activation_fn, self.dueling)
-        self._make_targets()
-        self.q_net_average: AveragedModel | None = None
-        if self.average_decay > 0:
-            self.q_net_average = AveragedModel(self.q_net, multi_avg_fn=ExponentialAverage(self.average_decay))
-            self.q_net_average.requires_grad_(False).eval()
+        self._make_followers()
         self.optimizer = self._make_optimizer(list(self.q_net.parameters()), encoder.core, lr_schedule)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        return super()._get_constructor_parameters() | dict(dueling=self.dueling, average_decay=self.average_decay)
+        return super()._get_constructor_parameters() | dict(dueling=self.dueling)
 
     @property
     def acting_network(self) -> RecurrentQNetwork:
         return self.q_net
 
     value_network = acting_network
-
-    @property
-    def predicting_network(self) -> RecurrentQNetwork:
-        if self.q_net_average is None:
-            return self.q_net
-        averaged = self.q_net_average.module
-        assert isinstance(averaged, RecurrentQNetwork)
-        return averaged
-
-    def update_average(self) -> None:
-        """Let the averaged network know the learned weights, after an update of them."""
-        if self.q_net_average is not None:
-            self.q_net_average.update_parameters(self.q_net)
 
     def initial_states(self, n_envs: int) -> RNNStates:
         state = self.q_net.encoder.core.initial_state(n_envs)

@@ -66,5 +66,6 @@ class RecurrentSACPolicy(RecurrentActorCriticPolicy):
 
         :param batch_size: one per environment
         """
-        assert isinstance(self.actor, SquashedGaussianActor), "gSDE is for Box actions"
-        self.actor.reset_noise(batch_size=batch_size)
+        for actor in filter(None, (self.actor, self.averaged_network)):
+            assert isinstance(actor, SquashedGaussianActor), "gSDE is for Box actions"
+            actor.reset_noise(batch_size=batch_size)

@@ -96,10 +96,10 @@ def test_every_optimizer_follows_the_schedule(case: Case) -> None:
     model = model_of(case, gradient_steps=0).learn(40)
     model.train(4, 4)
     model.lr_schedule, model.tau, model.target_update_interval = lambda _: 0.0, 0.5, 1
-    before, targets = learned(model), [value.clone() for value in model.policy._targets]
+    before, targets = learned(model), [value.clone() for value in model.policy.targets.parameters]
     model.train(4, 4)
     assert all(map(th.equal, before, learned(model)))
-    assert not any(map(th.equal, targets, model.policy._targets))
+    assert not any(map(th.equal, targets, model.policy.targets.parameters))
 
 
 @each
@@ -164,10 +164,10 @@ def test_modes(case: Case) -> None:
     assert not acting.policy.training
 
     learning = model_of(case, env, **kwargs)
-    targets = [value.clone() for value in learning.policy._targets]
+    targets = [value.clone() for value in learning.policy.targets.parameters]
     if hasattr(learning, "target_update_interval"):
         learning.target_update_interval = 1
     learning.learn(60)
     after = statistics(learning)
     assert not any(th.equal(before[name], after[name]) for name in before)
-    assert all(map(th.equal, targets, learning.policy._targets))
+    assert all(map(th.equal, targets, learning.policy.targets.parameters))
