@@ -74,6 +74,8 @@ TUNED_FOR = {
         "LunarLanderContinuousNoVel-v3": "LunarLanderContinuousNoVel-v2",
     },
 }
+# Of a hyper-parameter file, for environments without an entry of their own
+DEFAULT_ENTRY = "default"
 Wrapper = Callable[[gym.Env], gym.Env]
 NOISES = {"normal": NormalActionNoise, "ornstein-uhlenbeck": OrnsteinUhlenbeckActionNoise}
 # The second leaves out what the process waits for, such as other processes
@@ -200,7 +202,7 @@ def stated_hyperparams(algo: str, env_id: str) -> dict[str, Any]:
     folder = Path(rl_zoo3.__file__).parent / "hyperparams" if algo in OTHERS else HYPERPARAMS
     entries = yaml.safe_load((folder / f"{FILES.get(algo, algo)}.yml").read_text())
     env_id = TUNED_FOR.get(algo, {}).get(env_id, env_id)
-    return entries.get(env_id, entries["default"])
+    return entries.get(env_id, entries[DEFAULT_ENTRY])
 
 
 def set_entry(hyperparams: dict[str, Any], setting: str) -> None:
@@ -257,6 +259,7 @@ def run(
     settings: Sequence[str] = (),
     folder: Path = RESULTS,
     checkpoints: Path | None = None,
+    entry: str | None = None,
 ) -> None:
     """
     Train, score and write the result, unless there is one.
@@ -267,13 +270,14 @@ def run(
     :param settings: ``name=value`` in place of what the hyper-parameter file says
     :param folder: of the results
     :param checkpoints: folder from which an interrupted run goes on; None to start from the beginning
+    :param entry: of the hyper-parameter file, in place of that of the environment
     """
     label = " ".join([algo, *settings])
     path = folder / env_id / f"{label.replace(' ', ',')}_{seed}.json"
     if path.exists():
         print(f"{path} is there already")
         return
-    hyperparams = stated_hyperparams(algo, env_id)
+    hyperparams = stated_hyperparams(algo, entry or env_id)
     for setting in settings:
         set_entry(hyperparams, setting)
     env_kwargs = hyperparams.get("env_kwargs")
@@ -293,6 +297,7 @@ def run(
     zeroed = score(model, env_id, n_starts, EVALUATION_SEED, wrapper, env_kwargs, zero_memory=True)
     result = {
         "command": f"python -m benchmarks.learning --algo {algo} --env {env_id} --seeds {seed}"
+        + (f" --entry {entry}" if entry else "")
         + (f" --set {' '.join(settings)}" if settings else ""),
         "algo": label,
         "seed": seed,
@@ -321,6 +326,7 @@ def main() -> None:
     parser.add_argument("--env", choices=TASKS, default="PendulumNoVel-v1")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="differ from the hyper-parameter file")
+    parser.add_argument("--entry", help="of the hyper-parameter file, in place of the environment's")
     parser.add_argument(
         "--resumable", action="store_true", help=f"keep in {CHECKPOINTS}/ what an interrupted run goes on from"
     )
@@ -328,7 +334,8 @@ def main() -> None:
     # One thread a run: two runs side by side use two cores better than one run does
     th.set_num_threads(1)
     for seed in arguments.seeds:
-        run(arguments.algo, arguments.env, seed, arguments.set, checkpoints=CHECKPOINTS if arguments.resumable else None)
+        checkpoints = CHECKPOINTS if arguments.resumable else None
+        run(arguments.algo, arguments.env, seed, arguments.set, checkpoints=checkpoints, entry=arguments.entry)
 
 
 if __name__ == "__main__":

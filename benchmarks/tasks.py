@@ -67,6 +67,8 @@ TASKS = {
     "HiddenWindReach-v0": Task(200, 20_000, 50, lambda env: env.unwrapped.position),
     # Who has learned to learn shows it at the end of a trial
     "BanditTrial-v0": Task(1000, 64_000, 15.3, lambda env: [0], scored_from=80),
+    # Noise covers what it shows
+    "popgym-NoisyPositionOnlyCartPoleEasy-v0": Task(200, 10_000, 0.9, lambda env: []),
     "popgym-RepeatPreviousEasy-v0": Task(200, 8_000, 0.9, lambda env: env.unwrapped.deck.show("player", ["suits_idx"])[0, -1]),
 }
 

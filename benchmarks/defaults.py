@@ -1,0 +1,251 @@
+"""
+What a user gets without tuning: the default of each algorithm on tasks of many kinds, from one environment and from eight.
+
+    python -m benchmarks.defaults                                     # all; goes on where an interrupted run ended
+    python -m benchmarks.defaults --task "R2D2, CartPoleNoVel" --seeds 0
+    python -m benchmarks.defaults --as-written                        # learn(1e5) as in the README, beside SB3
+    python -m benchmarks.defaults --report                            # tables from the results so far
+
+Final models are scored as ``benchmarks.learning`` does, after as many steps as the tuned entry of the task has, where there
+is one. "Of the span" says how a default compares with the tuned entry, 100 % being the way from zeroed memory to the best mean
+of any run that is committed.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import rl_zoo3.import_envs  # noqa: F401  registers the NoVel environments
+import torch as th
+from stable_baselines3 import SAC, TD3
+
+import sb3_recurrent_offpolicy.envs  # noqa: F401  registers its environments
+from benchmarks.learning import CHECKPOINTS, DEFAULT_ENTRY, EVALUATION_SEED, RESULTS, run, score
+from benchmarks.report import Result, markdown, number, results_of
+from benchmarks.tasks import TASKS
+from benchmarks.timing import processor
+from sb3_recurrent_offpolicy.zoo import ALGORITHMS
+
+FOLDER = RESULTS / "defaults"
+SEEDS = (0, 1, 2)
+N_ENVS = (1, 8)
+
+
+class Cell(NamedTuple):
+    """
+    A task for a default.
+
+    :param algo: the algorithm
+    :param env_id: the environment
+    :param n_timesteps: training steps
+    :param settings: of the environment
+    :param n_envs: numbers of environments to learn from
+    :param published: what others report, and where
+    """
+
+    algo: str
+    env_id: str
+    n_timesteps: int
+    settings: tuple[str, ...] = ()
+    n_envs: tuple[int, ...] = N_ENVS
+    published: str = ""
+
+
+def _cue(steps_back: int, n_timesteps: int) -> Cell:
+    return Cell("r2d2", "MemoryLength-v0", n_timesteps, (f"env_kwargs.memory_length={steps_back}",))
+
+
+_RL_ZOO_PENDULUM = "RecurrentPPO -217.9 at 100,000 steps (RL Zoo)"
+# Short runs first
+CELLS = {
+    "TD3, PendulumNoVel": Cell("recurrent_td3", "PendulumNoVel-v1", 20_000, published=_RL_ZOO_PENDULUM),
+    "SAC, PendulumNoVel": Cell("recurrent_sac", "PendulumNoVel-v1", 20_000, published=_RL_ZOO_PENDULUM),
+    "R2D2, PassiveTMaze": Cell("r2d2", "PassiveTMaze-v0", 40_000),
+    "R2D2, cue 10 back": _cue(10, 40_000),
+    "R2D2, RepeatPreviousEasy": Cell(
+        "r2d2", "popgym-RepeatPreviousEasy-v0", 64_000, published="double DQN with LRU 1.0 after 5,000 updates (POPGym)"
+    ),
+    "R2D2, CartPoleNoVel": Cell("r2d2", "CartPoleNoVel-v1", 100_000, published="RecurrentPPO 500 (RL Zoo)"),
+    "TD3, PendulumVelocityOnly": Cell("recurrent_td3", "PendulumVelocityOnly-v0", 30_000),
+    "SAC, PendulumVelocityOnly": Cell("recurrent_sac", "PendulumVelocityOnly-v0", 30_000),
+    "TD3, PendulumFlicker": Cell("recurrent_td3", "PendulumFlicker-v0", 36_000),
+    "SAC, PendulumFlicker": Cell("recurrent_sac", "PendulumFlicker-v0", 36_000),
+    "SAC, CartPoleNoVel": Cell("recurrent_sac", "CartPoleNoVel-v1", 50_000, published="RecurrentPPO 500 (RL Zoo)"),
+    "R2D2, NoisyPositionOnlyCartPoleEasy": Cell("r2d2", "popgym-NoisyPositionOnlyCartPoleEasy-v0", 100_000),
+    "R2D2, cue 20 back": _cue(20, 100_000),
+    "R2D2, cue 40 back": _cue(40, 300_000),
+    "SAC, HiddenWindReach": Cell("recurrent_sac", "HiddenWindReach-v0", 320_000),
+    "TD3, HiddenWindReach": Cell("recurrent_td3", "HiddenWindReach-v0", 320_000),
+}
+# One line of code each, and what it is compared with in time
+AS_WRITTEN: dict[str, tuple[str, type[TD3] | type[SAC]]] = {
+    "recurrent_td3": ("PendulumNoVel-v1", TD3),
+    "recurrent_sac": ("PendulumNoVel-v1", SAC),
+    "r2d2": ("CartPoleNoVel-v1", TD3),
+}
+AS_WRITTEN_STEPS, OTHERS_STEPS = 100_000, 5_000
+
+
+def settings_of(cell: Cell, n_envs: int) -> list[str]:
+    return [f"n_timesteps={cell.n_timesteps}", f"n_envs={n_envs}", *cell.settings]
+
+
+def of_span(default: float, tuned: float, zeroed: float, best: float) -> str:
+    """
+    :param default: mean return of the default
+    :param tuned: that of the tuned entry
+    :param zeroed: that of a model whose memory is zeroed
+    :param best: the best one that is known
+    :return: how much of the span the default lies above the tuned entry
+    """
+    return f"{100 * (default - tuned) / (best - zeroed):+.1f} %"
+
+
+def rows_of(name: str) -> list[list[str]]:
+    """
+    :param name: one of ``CELLS``
+    :return: rows of the table, one for each number of environments
+    """
+    cell = CELLS[name]
+    tuned = results_of(RESULTS / cell.env_id).get(cell.algo, []) if not cell.settings else []
+    found = results_of(FOLDER / cell.env_id)
+    known = [result for runs in (*results_of(RESULTS / cell.env_id).values(), *found.values()) for result in runs]
+    rows = []
+    for n_envs in cell.n_envs:
+        results: list[Result] = found.get(" ".join([cell.algo, *settings_of(cell, n_envs)]), [])
+        if not results:
+            continue
+        means = [result["mean"] for result in results]
+        zeroed = max(result["mean_with_memory_zeroed"] for result in results)
+        tuned_means = [result["mean"] for result in tuned]
+        best = max(result["mean"] for result in known)
+        rows.append(
+            [
+                name,
+                f"{cell.n_timesteps:,}",
+                str(n_envs),
+                str(len(results)),
+                f"{number(np.mean(means))} ({number(min(means))})",
+                number(zeroed),
+                f"{number(np.mean(tuned_means))} ({number(min(tuned_means))})" if tuned else "",
+                of_span(float(np.mean(means)), float(np.mean(tuned_means)), zeroed, best) if tuned else "",
+                cell.published,
+            ]
+        )
+    return rows
+
+
+def learn_as_written(algo: str, seed: int) -> None:
+    """
+    ``learn(1e5)`` with nothing but the defaults, and some steps of SB3's algorithm before and after it for its time per step.
+
+    :param algo: the algorithm
+    :param seed: of training
+    """
+    env_id, other_class = AS_WRITTEN[algo]
+    path = FOLDER / "as_written" / f"{algo}_{seed}.json"
+    if path.exists():
+        return
+    other = other_class("MlpPolicy", "PendulumNoVel-v1", seed=seed, device="cpu")
+    # Before its updates begin, a step costs next to nothing
+    other.learn(other.learning_starts + 1)
+    spent = []
+
+    def time_other() -> None:
+        begin = time.perf_counter()
+        other.learn(OTHERS_STEPS // 2, reset_num_timesteps=False)
+        spent.append(time.perf_counter() - begin)
+
+    time_other()
+    begin = time.perf_counter()
+    model: Any = ALGORITHMS[algo]("MlpLstmPolicy", env_id, seed=seed, device="cpu").learn(AS_WRITTEN_STEPS)
+    seconds = time.perf_counter() - begin
+    time_other()
+    result = {
+        "command": f"python -m benchmarks.defaults --as-written --seeds {seed}",
+        "algo": algo,
+        "env": env_id,
+        "seed": seed,
+        "mean": round(float(score(model, env_id, TASKS[env_id].n_starts, EVALUATION_SEED).mean()), 2),
+        "seconds": round(seconds, 1),
+        "other": other_class.__name__,
+        "seconds_of_other": round(sum(spent) / OTHERS_STEPS * AS_WRITTEN_STEPS, 1),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    print(result, flush=True)
+
+
+def as_written_table() -> list[str]:
+    """
+    :return: of the runs so far
+    """
+    rows = []
+    for algo, (env_id, other) in AS_WRITTEN.items():
+        paths = sorted((FOLDER / "as_written").glob(f"{algo}_[0-9]*.json"))
+        results = [json.loads(path.read_text()) for path in paths]
+        if results:
+            means = [result["mean"] for result in results]
+            ratios = [result["seconds"] / result["seconds_of_other"] for result in results]
+            name = ALGORITHMS[algo].__name__
+            cells = [str(len(results)), f"{number(np.mean(means))} ({number(min(means))})"]
+            seconds = f"{np.mean([result['seconds'] for result in results]):.0f} s"
+            rows.append(
+                [
+                    f'`{name}("MlpLstmPolicy", "{env_id}").learn(1e5)`',
+                    *cells,
+                    seconds,
+                    f"{np.mean(ratios):.2f} of {other.__name__}",
+                ]
+            )
+    return markdown(["code", "seeds", "mean (worst seed)", "wall-clock", "against SB3"], rows) if rows else []
+
+
+def write_report(folder: Path = FOLDER) -> None:
+    """
+    :param folder: of the results
+    """
+    header = ["task", "steps", "environments", "seeds", "default", "memory zeroed", "tuned entry", "of the span", "published"]
+    lines = [
+        "Final models: mean of the seeds and worst of them, of the constructors' defaults.",
+        "",
+        *markdown(header, [row for name in CELLS for row in rows_of(name)]),
+        "",
+        f'As written, one environment, one core: {heading()}. SB3\'s time for `learn(1e5)` with "MlpPolicy" is that of '
+        f"{OTHERS_STEPS:,} steps, half of them before and half after ours in the same process.",
+        "",
+        *as_written_table(),
+        "",
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "README.md").write_text("\n".join(lines))
+    print("\n".join(lines))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", choices=CELLS, nargs="+", default=list(CELLS))
+    parser.add_argument("--n-envs", type=int, choices=N_ENVS, nargs="+", default=N_ENVS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--as-written", action="store_true", help="learn(1e5), in place of the tasks")
+    parser.add_argument("--report", action="store_true", help="train nothing")
+    arguments = parser.parse_args()
+    # One thread a run, as in benchmarks.learning
+    th.set_num_threads(1)
+    for seed in [] if arguments.report else arguments.seeds:
+        if arguments.as_written:
+            for algo in AS_WRITTEN:
+                learn_as_written(algo, seed)
+            continue
+        for cell in map(CELLS.__getitem__, arguments.task):
+            for n_envs in set(arguments.n_envs) & set(cell.n_envs):
+                settings = settings_of(cell, n_envs)
+                run(cell.algo, cell.env_id, seed, settings, FOLDER, CHECKPOINTS / "defaults", entry=DEFAULT_ENTRY)
+    write_report()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,243 @@
+"""
+Does a policy that has solved its task keep it? Defaults at a constant learning rate, with and without what keeps them steady.
+
+    python -m benchmarks.steadiness                                   # all; goes on where an interrupted run ended
+    python -m benchmarks.steadiness --task "SAC, PendulumNoVel" --seeds 0 1
+    python -m benchmarks.steadiness --report                          # tables and figure from the results so far
+
+Every 100 updates the policy is scored on 200 fixed starts: as ``predict`` acts, with averaged weights, and with the latest
+weights. A task counts as solved from the fifth point after the first one above its threshold. The largest fall is the worst
+point after half of the best return was reached, against the best one before it, as part of the span from the first point.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib
+import numpy as np
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
+
+from benchmarks.learning import CURVE_SEED, DEFAULT_ENTRY, RESULTS, make_model, scores, set_entry, stated_hyperparams
+from benchmarks.report import Result, markdown, number
+from benchmarks.tasks import TASKS
+from benchmarks.timing import processor
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+FOLDER = RESULTS / "steadiness"
+SEEDS = (0, 1, 2, 3, 4)
+UPDATES_PER_POINT, N_STARTS = 100, 200
+# Policies are still learning when they first get there
+POINTS_TO_SETTLE = 5
+
+
+class Study(NamedTuple):
+    """
+    A task to keep.
+
+    :param algo: the algorithm
+    :param env_id: the environment
+    :param settings: differences from the default
+    """
+
+    algo: str
+    env_id: str
+    settings: tuple[str, ...]
+
+
+# Short runs first
+STUDIES = {
+    "SAC, PendulumNoVel": Study("recurrent_sac", "PendulumNoVel-v1", ("n_timesteps=30000",)),
+    "TD3, PendulumNoVel": Study("recurrent_td3", "PendulumNoVel-v1", ("n_timesteps=30000",)),
+    "TD3, PendulumFlicker": Study("recurrent_td3", "PendulumFlicker-v0", ("n_timesteps=40000",)),
+    "R2D2, CartPoleNoVel": Study("r2d2", "CartPoleNoVel-v1", ("n_timesteps=60000",)),
+    "SAC, CartPoleNoVel": Study("recurrent_sac", "CartPoleNoVel-v1", ("n_timesteps=60000",)),
+    "SAC, HiddenWindReach": Study("recurrent_sac", "HiddenWindReach-v0", ("n_timesteps=160000", "n_envs=8")),
+}
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "not clipped": ("max_grad_norm=null",),
+    "clipped at the running median": ("max_grad_norm=auto",),
+}
+WEIGHTS = {"latest weights": "return_of_latest_weights", "averaged weights": "return"}
+
+
+class Points(BaseCallback):
+    """
+    Score the model every 100 updates.
+
+    :param env_id: the environment
+    """
+
+    def __init__(self, env_id: str) -> None:
+        super().__init__()
+        self.env_id = env_id
+        self.points: list[dict[str, float]] = []
+
+    def _on_step(self) -> bool:
+        if self.model._n_updates >= UPDATES_PER_POINT * (len(self.points) + 1):
+            returns = scores(self.model, self.env_id, N_STARTS, CURVE_SEED)
+            means = {name: round(float(values.mean()), 3) for name, values in returns.items()}
+            self.points.append({"steps": self.num_timesteps, "updates": self.model._n_updates, **means})
+            self.model.policy.set_training_mode(False)
+        return True
+
+
+def path_of(study: Study, variant: str, seed: int) -> Path:
+    settings = (*study.settings, *VARIANTS[variant])
+    return FOLDER / study.env_id / f"{','.join([study.algo, *settings])}_{seed}.json"
+
+
+def run(name: str, variant: str, seed: int) -> None:
+    """
+    Train and write the curve, unless there is one.
+
+    :param name: one of ``STUDIES``
+    :param variant: one of ``VARIANTS``
+    :param seed: of training
+    """
+    study = STUDIES[name]
+    path = path_of(study, variant, seed)
+    if path.exists():
+        return
+    hyperparams = stated_hyperparams(study.algo, DEFAULT_ENTRY)
+    for setting in (*study.settings, *VARIANTS[variant]):
+        set_entry(hyperparams, setting)
+    model, n_steps = make_model(study.algo, study.env_id, seed, hyperparams)
+    points = Points(study.env_id)
+    model.learn(n_steps, callback=points)
+    result = {
+        "command": f'python -m benchmarks.steadiness --task "{name}" --seeds {seed}',
+        "variant": variant,
+        "seed": seed,
+        "processor": processor(),
+        "hyperparams": hyperparams,
+        "curve": points.points,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result) + "\n")
+    print(
+        name,
+        variant,
+        seed,
+        {weights: round(steadiness(name, result, key)["worst fall"], 3) for weights, key in WEIGHTS.items()},
+    )
+
+
+def steadiness(name: str, result: Result, key: str) -> dict[str, Any]:
+    """
+    :param name: one of ``STUDIES``
+    :param result: of a run
+    :param key: of the returns in its curve
+    :return: what the curve tells
+    """
+    returns = np.array([point[key] for point in result["curve"]])
+    threshold = TASKS[STUDIES[name].env_id].threshold
+    above = np.flatnonzero(returns >= threshold)
+    solved = returns[above[0] + POINTS_TO_SETTLE :] if len(above) else returns[:0]
+    span = returns.max() - returns[0]
+    half = int(np.flatnonzero(returns >= returns[0] + span / 2)[0])
+    best_before = np.maximum.accumulate(returns)
+    return {
+        "solved at": result["curve"][above[0]]["updates"] if len(above) else None,
+        "points": len(solved),
+        "below": int((solved < threshold).sum()),
+        "worst": float(solved.min()) if len(solved) else None,
+        "worst fall": float((best_before - returns)[half:].max() / span),
+        "final over best": float((returns[-1] - returns[0]) / span),
+        "area": float(((returns - returns[0]) / span).mean()),
+    }
+
+
+def results_of(name: str, variant: str) -> list[Result]:
+    paths = [path_of(STUDIES[name], variant, seed) for seed in SEEDS]
+    return [json.loads(path.read_text()) for path in paths if path.exists()]
+
+
+def table() -> list[str]:
+    """
+    :return: of all tasks, variants and weights
+    """
+    rows = []
+    for name in STUDIES:
+        for variant in VARIANTS:
+            results = results_of(name, variant)
+            for weights, key in WEIGHTS.items():
+                if not results:
+                    continue
+                told = [steadiness(name, result, key) for result in results]
+                n_points, n_below = (sum(each[column] for each in told) for column in ("points", "below"))
+                worst = [each["worst"] for each in told if each["worst"] is not None]
+                solved = [each["solved at"] for each in told]
+                rows.append(
+                    [
+                        name,
+                        variant,
+                        weights,
+                        ", ".join(str(at) if at else "never" for at in solved),
+                        f"{n_below} of {n_points}",
+                        number(min(worst)) if worst else "",
+                        f"{max(each['worst fall'] for each in told):.2f}",
+                        f"{min(each['final over best'] for each in told):.2f}",
+                        f"{np.mean([each['area'] for each in told]):.2f}",
+                    ]
+                )
+    header = [
+        "task",
+        "gradients",
+        "weights",
+        "updates until solved, by seed",
+        "points below the threshold afterwards",
+        "worst of them",
+    ]
+    return markdown([*header, "largest fall", "final over best, worst seed", "area under the curve"], rows)
+
+
+def draw(path: Path) -> None:
+    figure, all_axes = plt.subplots(
+        len(STUDIES), len(VARIANTS), figsize=(12, 2.6 * len(STUDIES)), layout="constrained", squeeze=False
+    )
+    for name, row in zip(STUDIES, all_axes, strict=True):
+        for variant, axes in zip(VARIANTS, row, strict=True):
+            for (weights, key), color in zip(WEIGHTS.items(), ("tab:orange", "tab:blue"), strict=True):
+                for result in results_of(name, variant):
+                    curve = result["curve"]
+                    axes.plot(
+                        [p["updates"] for p in curve], [p[key] for p in curve], color=color, linewidth=0.9, label=weights
+                    )
+            axes.axhline(TASKS[STUDIES[name].env_id].threshold, color="grey", linewidth=0.8, linestyle="--")
+            axes.set_title(f"{name}, gradients {variant}", fontsize=9)
+            axes.grid(alpha=0.3)
+    all_axes[-1, 0].set(xlabel="updates", ylabel="return")
+    handles = dict(zip(*reversed(all_axes[0, 0].get_legend_handles_labels()), strict=True))
+    figure.legend(handles.values(), handles.keys(), frameon=False, loc="outside lower center", ncols=2)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", choices=STUDIES, nargs="+", default=list(STUDIES))
+    parser.add_argument("--variant", choices=VARIANTS, nargs="+", default=list(VARIANTS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--report", action="store_true", help="train nothing")
+    arguments = parser.parse_args()
+    # One thread a run, as in benchmarks.learning
+    th.set_num_threads(1)
+    if not arguments.report:
+        for seed in arguments.seeds:
+            for name in arguments.task:
+                for variant in arguments.variant:
+                    run(name, variant, seed)
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    lines = [*table(), "", "Each line of the figure is a seed.", "", "![curves](curves.png)", ""]
+    (FOLDER / "README.md").write_text("\n".join(lines))
+    draw(FOLDER / "curves.png")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
