@@ -81,7 +81,7 @@ CELLS = {
     "TD3, HiddenWindReach": Cell("recurrent_td3", "HiddenWindReach-v0", 320_000),
 }
 # One line of code each, and what it is compared with in time
-AS_WRITTEN: dict[str, tuple[str, type[TD3] | type[SAC]]] = {
+AS_WRITTEN: dict[str, tuple[str, Any]] = {
     "recurrent_td3": ("PendulumNoVel-v1", TD3),
     "recurrent_sac": ("PendulumNoVel-v1", SAC),
     "r2d2": ("CartPoleNoVel-v1", TD3),
@@ -214,7 +214,7 @@ def write_report(folder: Path = FOLDER) -> None:
         "",
         *markdown(header, [row for name in CELLS for row in rows_of(name)]),
         "",
-        f'As written, one environment, one core: {heading()}. SB3\'s time for `learn(1e5)` with "MlpPolicy" is that of '
+        f'As written, one environment, one core: {processor()}. SB3\'s time for `learn(1e5)` with "MlpPolicy" is that of '
         f"{OTHERS_STEPS:,} steps, half of them before and half after ours in the same process.",
         "",
         *as_written_table(),
