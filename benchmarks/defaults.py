@@ -145,6 +145,7 @@ def learn_as_written(algo: str, seed: int) -> None:
     :param algo: the algorithm
     :param seed: of training
     """
+    algorithm: Any = ALGORITHMS[algo]
     env_id, other_class = AS_WRITTEN[algo]
     path = FOLDER / "as_written" / f"{algo}_{seed}.json"
     if path.exists():
@@ -161,7 +162,7 @@ def learn_as_written(algo: str, seed: int) -> None:
 
     time_other()
     begin = time.perf_counter()
-    model: Any = ALGORITHMS[algo]("MlpLstmPolicy", env_id, seed=seed, device="cpu").learn(AS_WRITTEN_STEPS)
+    model = algorithm("MlpLstmPolicy", env_id, seed=seed, device="cpu").learn(AS_WRITTEN_STEPS)
     seconds = time.perf_counter() - begin
     time_other()
     result = {
