@@ -58,19 +58,21 @@ class R2D2(RecurrentOffPolicyAlgorithm):
     Dueling: Wang et al. 2016. Prioritised replay: Schaul et al. 2016. Value rescaling: Pohlen et al. 2018. Exploration
     ladder: Horgan et al. 2018 (Ape-X).
 
-    The parameters are those of SB3's DQN, in its order, and after them our own. Defaults are the paper's where they make sense
-    on one machine; where not, the paper's value is given.
+    The parameters are those of SB3's DQN, in its order, and after them our own. Defaults are for one machine and for rewards
+    and observations of any size; the paper's, for 256 actors and weeks of Atari, are in ``hyperparams/r2d2_paper.yml``.
 
     :param policy: "MlpLstmPolicy", "CnnLstmPolicy", "MultiInputLstmPolicy", the same with Gru, or a policy class
     :param env: the environment to learn from (if registered in Gym, can be str), with Discrete actions
     :param learning_rate: learning rate, can be a function of the remaining progress (from 1 to 0)
     :param buffer_size: size of the replay buffer in steps, over all environments (paper: 4,000,000)
-    :param learning_starts: how many steps to collect with random actions before learning starts
+    :param learning_starts: how many steps to collect with random actions before learning starts. Default 1000: the scales of
+        rewards and observations are those of the first batches
     :param batch_size: number of sequences per update (paper: 64)
     :param tau: how far the target network moves when it is updated; 1 copies
-    :param gamma: the discount factor
+    :param gamma: the discount factor (paper: 0.997, for episodes of minutes)
     :param train_freq: update the model every ``train_freq`` steps, or ``(n, "step")`` or ``(n, "episode")``
-    :param gradient_steps: how many updates after each rollout; -1: as many as steps were made
+    :param gradient_steps: how many updates after each rollout, or ``-n``: one for every n steps that all environments together
+        have made. Default -4, so that learning does not depend on the number of environments; -1 is as in SB3
     :param replay_buffer_class: a subclass of RecurrentSequenceReplayBuffer
     :param replay_buffer_kwargs: keyword arguments to pass to the replay buffer on creation, e.g. ``stride``
     :param optimize_memory_usage: without effect, observations are always stored once
@@ -84,8 +86,7 @@ class R2D2(RecurrentOffPolicyAlgorithm):
     :param stats_window_size: window size for the rollout logging, in episodes
     :param tensorboard_log: the log location for tensorboard (if None, no logging)
     :param policy_kwargs: additional arguments to be passed to the policy on creation, see
-        :class:`~sb3_recurrent_offpolicy.policies.R2D2Policy`. Defaults of the optimizer: Adam with the paper's epsilon of 1e-3
-        (paper: LSTM and heads of 512 units)
+        :class:`~sb3_recurrent_offpolicy.policies.R2D2Policy` (paper: LSTM and heads of 512 units)
     :param verbose: 0 for no output, 1 for info messages, 2 for debug messages
     :param seed: seed for the pseudo random generators
     :param device: device (cpu, cuda, ...) on which the code should be run
@@ -95,9 +96,9 @@ class R2D2(RecurrentOffPolicyAlgorithm):
     :param value_rescaling: learn h(Q), h(x) = sign(x)(sqrt(abs(x) + 1) - 1) + 0.001 x, in place of Q
     :param exploration_ladder: (epsilon, alpha): environment i of N explores at the rate epsilon^(1 + alpha i / (N - 1)).
         Applies from 8 environments on, where the schedule above has no effect; None: the schedule, always
-    :param settings: ``sequence_length`` (default 40, of which all is learned from; the paper's 80 contain its burn-in of 40),
-        ``burn_in`` (default 20), ``state_init``, ``refresh_states``, ``reward_scale`` (default 1: values are rescaled) and
-        ``overlap_updates``, see :class:`~sb3_recurrent_offpolicy.algorithm.RecurrentOffPolicyAlgorithm`
+    :param settings: ``sequence_length`` (paper: 80 with its burn-in of 40), ``burn_in``, ``state_init``, ``refresh_states``,
+        ``reward_scale`` and ``overlap_updates``, see
+        :class:`~sb3_recurrent_offpolicy.algorithm.RecurrentOffPolicyAlgorithm`
     :param _init_setup_model: whether or not to build the network at the creation of the instance
     """
 

@@ -42,13 +42,17 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
     :param learning_rate: learning rate for Adam, of all networks and the entropy coefficient; can be a function of the
         remaining progress (from 1 to 0)
     :param buffer_size: size of the replay buffer in steps, over all environments
-    :param learning_starts: how many steps to collect with random actions before learning starts
-    :param batch_size: number of sequences per update. Default 16: with 32 steps each that is 512 steps, twice SB3's batch
-    :param tau: the soft update coefficient ("Polyak update", between 0 and 1)
+    :param learning_starts: how many steps to collect with random actions before learning starts. Default 1000: the scales of
+        rewards and observations are those of the first batches
+    :param batch_size: number of sequences per update. With 64 steps each, fewer make gradients of few episodes
+    :param tau: the soft update coefficient ("Polyak update", between 0 and 1). Default twice SB3's, because there are fewer
+        updates
     :param gamma: the discount factor
     :param train_freq: update the model every ``train_freq`` steps, or ``(n, "step")`` or ``(n, "episode")``
-    :param gradient_steps: how many updates after each rollout; -1: as many as steps were made
-    :param action_noise: noise added to Box actions, for hard exploration problems
+    :param gradient_steps: how many updates after each rollout, or ``-n``: one for every n steps that all environments together
+        have made. Default -4, so that learning does not depend on the number of environments; -1 is as in SB3
+    :param action_noise: noise added to Box actions, for hard exploration problems; a number is the standard deviation of
+        Gaussian noise, actions reaching from -1 to 1
     :param replay_buffer_class: a subclass of RecurrentSequenceReplayBuffer
     :param replay_buffer_kwargs: keyword arguments to pass to the replay buffer on creation, e.g. ``stride``
     :param optimize_memory_usage: without effect, observations are always stored once
