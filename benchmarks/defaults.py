@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import matplotlib
 import numpy as np
 import rl_zoo3.import_envs  # noqa: F401  registers the NoVel environments
 import torch as th
@@ -29,9 +30,14 @@ from benchmarks.tasks import TASKS
 from benchmarks.timing import processor
 from sb3_recurrent_offpolicy.zoo import ALGORITHMS
 
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
 FOLDER = RESULTS / "defaults"
 SEEDS = (0, 1, 2)
 N_ENVS = (1, 8)
+README = Path(__file__).parents[1] / "README.md"
+BEGIN_OF_TABLE, END_OF_TABLE = "<!-- defaults -->", "<!-- /defaults -->"
 
 
 class Cell(NamedTuple):
@@ -40,46 +46,49 @@ class Cell(NamedTuple):
 
     :param algo: the algorithm
     :param env_id: the environment
+    :param hidden: what is not observed
     :param n_timesteps: training steps
-    :param settings: of the environment
-    :param n_envs: numbers of environments to learn from
     :param published: what others report, and where
+    :param settings: of the environment
     """
 
     algo: str
     env_id: str
+    hidden: str
     n_timesteps: int
-    settings: tuple[str, ...] = ()
-    n_envs: tuple[int, ...] = N_ENVS
     published: str = ""
+    settings: tuple[str, ...] = ()
 
 
 def _cue(steps_back: int, n_timesteps: int) -> Cell:
-    return Cell("r2d2", "MemoryLength-v0", n_timesteps, (f"env_kwargs.memory_length={steps_back}",))
+    settings = (f"env_kwargs.memory_length={steps_back}",)
+    return Cell("r2d2", "MemoryLength-v0", f"a cue {steps_back} steps back", n_timesteps, settings=settings)
 
 
-_RL_ZOO_PENDULUM = "RecurrentPPO -217.9 at 100,000 steps (RL Zoo)"
+_RL_ZOO = "{} with RecurrentPPO (RL Zoo)"
 # Short runs first
 CELLS = {
-    "TD3, PendulumNoVel": Cell("recurrent_td3", "PendulumNoVel-v1", 20_000, published=_RL_ZOO_PENDULUM),
-    "SAC, PendulumNoVel": Cell("recurrent_sac", "PendulumNoVel-v1", 20_000, published=_RL_ZOO_PENDULUM),
-    "R2D2, PassiveTMaze": Cell("r2d2", "PassiveTMaze-v0", 40_000),
+    "TD3, PendulumNoVel": Cell("recurrent_td3", "PendulumNoVel-v1", "velocity", 20_000, _RL_ZOO.format(-217.9)),
+    "SAC, PendulumNoVel": Cell("recurrent_sac", "PendulumNoVel-v1", "velocity", 20_000, _RL_ZOO.format(-217.9)),
+    "R2D2, PassiveTMaze": Cell("r2d2", "PassiveTMaze-v0", "a goal 10 steps back", 40_000),
     "R2D2, cue 10 back": _cue(10, 40_000),
-    "R2D2, RepeatPreviousEasy": Cell(
-        "r2d2", "popgym-RepeatPreviousEasy-v0", 64_000, published="double DQN with LRU 1.0 after 5,000 updates (POPGym)"
+    "R2D2, RepeatPreviousEasy": Cell("r2d2", "popgym-RepeatPreviousEasy-v0", "the fourth last card", 64_000, "1.0 (POPGym)"),
+    "R2D2, CartPoleNoVel": Cell("r2d2", "CartPoleNoVel-v1", "velocities", 100_000, _RL_ZOO.format(500)),
+    "TD3, PendulumVelocityOnly": Cell("recurrent_td3", "PendulumVelocityOnly-v0", "angle", 30_000),
+    "SAC, PendulumVelocityOnly": Cell("recurrent_sac", "PendulumVelocityOnly-v0", "angle", 30_000),
+    "TD3, PendulumFlicker": Cell("recurrent_td3", "PendulumFlicker-v0", "two observations of three", 36_000),
+    "SAC, PendulumFlicker": Cell("recurrent_sac", "PendulumFlicker-v0", "two observations of three", 36_000),
+    "SAC, CartPoleNoVel": Cell("recurrent_sac", "CartPoleNoVel-v1", "velocities", 50_000, _RL_ZOO.format(500)),
+    "R2D2, NoisyPositionOnlyCartPoleEasy": Cell(
+        "r2d2", "popgym-NoisyPositionOnlyCartPoleEasy-v0", "velocities, noise", 100_000
     ),
-    "R2D2, CartPoleNoVel": Cell("r2d2", "CartPoleNoVel-v1", 100_000, published="RecurrentPPO 500 (RL Zoo)"),
-    "TD3, PendulumVelocityOnly": Cell("recurrent_td3", "PendulumVelocityOnly-v0", 30_000),
-    "SAC, PendulumVelocityOnly": Cell("recurrent_sac", "PendulumVelocityOnly-v0", 30_000),
-    "TD3, PendulumFlicker": Cell("recurrent_td3", "PendulumFlicker-v0", 36_000),
-    "SAC, PendulumFlicker": Cell("recurrent_sac", "PendulumFlicker-v0", 36_000),
-    "SAC, CartPoleNoVel": Cell("recurrent_sac", "CartPoleNoVel-v1", 50_000, published="RecurrentPPO 500 (RL Zoo)"),
-    "R2D2, NoisyPositionOnlyCartPoleEasy": Cell("r2d2", "popgym-NoisyPositionOnlyCartPoleEasy-v0", 100_000),
     "R2D2, cue 20 back": _cue(20, 100_000),
     "R2D2, cue 40 back": _cue(40, 300_000),
-    "SAC, HiddenWindReach": Cell("recurrent_sac", "HiddenWindReach-v0", 320_000),
-    "TD3, HiddenWindReach": Cell("recurrent_td3", "HiddenWindReach-v0", 320_000),
+    "SAC, HiddenWindReach": Cell("recurrent_sac", "HiddenWindReach-v0", "wind", 320_000),
+    "TD3, HiddenWindReach": Cell("recurrent_td3", "HiddenWindReach-v0", "wind", 320_000),
 }
+# Without memory, by algorithm
+STACKED = {"recurrent_td3": ("td3",), "recurrent_sac": ("sac", "dqn"), "r2d2": ("dqn",)}
 # One line of code each, and what it is compared with in time
 AS_WRITTEN: dict[str, tuple[str, Any]] = {
     "recurrent_td3": ("PendulumNoVel-v1", TD3),
@@ -91,6 +100,15 @@ AS_WRITTEN_STEPS, OTHERS_STEPS = 100_000, 5_000
 
 def settings_of(cell: Cell, n_envs: int) -> list[str]:
     return [f"n_timesteps={cell.n_timesteps}", f"n_envs={n_envs}", *cell.settings]
+
+
+def mean_and_worst(results: list[Result]) -> str:
+    """
+    :param results: of the seeds
+    :return: empty where there are none
+    """
+    means = [result["mean"] for result in results]
+    return f"{number(np.mean(means))} ({number(min(means))})" if means else ""
 
 
 def of_span(default: float, tuned: float, zeroed: float, best: float) -> str:
@@ -114,7 +132,7 @@ def rows_of(name: str) -> list[list[str]]:
     found = results_of(FOLDER / cell.env_id)
     known = [result for runs in (*results_of(RESULTS / cell.env_id).values(), *found.values()) for result in runs]
     rows = []
-    for n_envs in cell.n_envs:
+    for n_envs in N_ENVS:
         results: list[Result] = found.get(" ".join([cell.algo, *settings_of(cell, n_envs)]), [])
         if not results:
             continue
@@ -128,9 +146,9 @@ def rows_of(name: str) -> list[list[str]]:
                 f"{cell.n_timesteps:,}",
                 str(n_envs),
                 str(len(results)),
-                f"{number(np.mean(means))} ({number(min(means))})",
+                mean_and_worst(results),
                 number(zeroed),
-                f"{number(np.mean(tuned_means))} ({number(min(tuned_means))})" if tuned else "",
+                mean_and_worst(tuned),
                 of_span(float(np.mean(means)), float(np.mean(tuned_means)), zeroed, best) if tuned else "",
                 cell.published,
             ]
@@ -150,7 +168,7 @@ def learn_as_written(algo: str, seed: int) -> None:
     path = FOLDER / "as_written" / f"{algo}_{seed}.json"
     if path.exists():
         return
-    other = other_class("MlpPolicy", "PendulumNoVel-v1", seed=seed, device="cpu")
+    other = other_class("MlpPolicy", "PendulumNoVel-v1", "velocity", seed=seed, device="cpu")
     # Before its updates begin, a step costs next to nothing
     other.learn(other.learning_starts + 1)
     spent = []
@@ -189,10 +207,9 @@ def as_written_table() -> list[str]:
         paths = sorted((FOLDER / "as_written").glob(f"{algo}_[0-9]*.json"))
         results = [json.loads(path.read_text()) for path in paths]
         if results:
-            means = [result["mean"] for result in results]
             ratios = [result["seconds"] / result["seconds_of_other"] for result in results]
             name = ALGORITHMS[algo].__name__
-            cells = [str(len(results)), f"{number(np.mean(means))} ({number(min(means))})"]
+            cells = [str(len(results)), mean_and_worst(results)]
             seconds = f"{np.mean([result['seconds'] for result in results]):.0f} s"
             rows.append(
                 [
@@ -205,10 +222,49 @@ def as_written_table() -> list[str]:
     return markdown(["code", "seeds", "mean (worst seed)", "wall-clock", "against SB3"], rows) if rows else []
 
 
-def write_report(folder: Path = FOLDER) -> None:
+def readme_table() -> list[str]:
     """
-    :param folder: of the results
+    :return: in short, beside what others reach on the same starts
     """
+    rows = []
+    for cell in CELLS.values():
+        found = results_of(FOLDER / cell.env_id)
+        ours = [found.get(" ".join([cell.algo, *settings_of(cell, n_envs)]), []) for n_envs in N_ENVS]
+        if not any(ours):
+            continue
+        # Of the registered task, without arguments
+        others = results_of(RESULTS / cell.env_id) if not cell.settings else {}
+        stacked = [others[algo] for algo in others if "frame_stack" in algo and algo.split()[0] in STACKED[cell.algo]]
+        compared = (stacked[0] if stacked else [], others.get("recurrent_ppo", []))
+        zeroed = max(result["mean_with_memory_zeroed"] for results in ours for result in results)
+        name, steps = f"`{ALGORITHMS[cell.algo].__name__}`", f"{cell.n_timesteps:,}"
+        told = [*map(mean_and_worst, ours), number(zeroed), *map(mean_and_worst, compared)]
+        rows.append([cell.env_id, cell.hidden, name, steps, *told])
+    header = ["task", "hidden", "", "steps", "one environment", "eight", "memory zeroed", "SB3, stacked", "`RecurrentPPO`"]
+    return markdown(header, rows)
+
+
+def draw_with_and_without_memory() -> None:
+    """CartPole without velocities: the default of R2D2, and DQN on one and on four observations."""
+    cell = CELLS["R2D2, CartPoleNoVel"]
+    ours = results_of(FOLDER / cell.env_id).get(" ".join([cell.algo, *settings_of(cell, 1)]), [])
+    others = results_of(RESULTS / cell.env_id)
+    lines = {"R2D2, its defaults": ours, "DQN, last 4 observations": others["dqn frame_stack=4"], "DQN": others["dqn"]}
+    figure, axes = plt.subplots(figsize=(7.5, 3.2), layout="constrained")
+    for (label, results), color in zip(lines.items(), ("tab:blue", "tab:orange", "tab:grey"), strict=True):
+        for index, result in enumerate(results):
+            steps, returns = zip(*((point["steps"], point["return"]) for point in result["curve"]), strict=True)
+            axes.plot(steps, returns, color=color, label=None if index else label)
+    axes.set(xlabel="environment steps", ylabel="return", xlim=(0, cell.n_timesteps))
+    axes.set_title("CartPole without velocities, each line a seed")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    figure.savefig(FOLDER / "with_and_without_memory.png", dpi=110)
+    plt.close(figure)
+
+
+def write_report() -> None:
+    """Write the tables, that of the project's README too, and its figure."""
     header = ["task", "steps", "environments", "seeds", "default", "memory zeroed", "tuned entry", "of the span", "published"]
     lines = [
         "Final models: mean of the seeds and worst of them, of the constructors' defaults.",
@@ -221,9 +277,13 @@ def write_report(folder: Path = FOLDER) -> None:
         *as_written_table(),
         "",
     ]
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "README.md").write_text("\n".join(lines))
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    (FOLDER / "README.md").write_text("\n".join(lines))
     print("\n".join(lines))
+    before, after = README.read_text().split(BEGIN_OF_TABLE)
+    table = [BEGIN_OF_TABLE, *readme_table(), END_OF_TABLE]
+    README.write_text(before + "\n".join(table) + after.split(END_OF_TABLE)[1])
+    draw_with_and_without_memory()
 
 
 def main() -> None:
@@ -242,7 +302,7 @@ def main() -> None:
                 learn_as_written(algo, seed)
             continue
         for cell in map(CELLS.__getitem__, arguments.task):
-            for n_envs in set(arguments.n_envs) & set(cell.n_envs):
+            for n_envs in arguments.n_envs:
                 settings = settings_of(cell, n_envs)
                 run(cell.algo, cell.env_id, seed, settings, FOLDER, CHECKPOINTS / "defaults", entry=DEFAULT_ENTRY)
     write_report()
