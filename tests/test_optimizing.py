@@ -10,7 +10,7 @@ import pytest
 import torch as th
 
 from sb3_recurrent_offpolicy import RecurrentSAC
-from sb3_recurrent_offpolicy.optimizing import FusedAdam, clip, minimize
+from sb3_recurrent_offpolicy.optimizing import FusedAdam, minimize
 
 SHAPES = ((3, 4), (5,), (1,))
 
@@ -112,16 +112,20 @@ def test_hooks_are_called() -> None:
     assert_equal(optimizer, plain)
 
 
+def loss_with_gradients(own: list[th.nn.Parameter], gradients: list[th.Tensor]) -> th.Tensor:
+    return sum(((parameter * gradient).sum() for parameter, gradient in zip(own, gradients, strict=True)), th.zeros(()))
+
+
 @pytest.mark.parametrize("max_norm", [0.1, 1e3])
-def test_clip(max_norm: float) -> None:
-    own, others = ([parameter.detach().clone() for parameter in parameters()] for _ in range(2))
-    clip(own, max_norm)
-    clipped = [th.nn.Parameter(th.zeros_like(other)) for other in others]
-    for parameter, other in zip(clipped, others, strict=True):
-        parameter.grad = other
-    th.nn.utils.clip_grad_norm_(clipped, max_norm)
-    for gradient, parameter in zip(own, clipped, strict=True):
-        th.testing.assert_close(gradient, parameter.grad)
+def test_gradients_are_clipped_as_by_torch(max_norm: float) -> None:
+    own, others = parameters(), parameters()
+    gradients = [parameter.detach().clone() for parameter in parameters()]
+    minimize(loss_with_gradients(own, gradients), th.optim.SGD(own, lr=0.1), max_norm)
+    for parameter, gradient in zip(others, gradients, strict=True):
+        parameter.grad = gradient
+    th.nn.utils.clip_grad_norm_(others, max_norm)
+    for parameter, other in zip(own, others, strict=True):
+        th.testing.assert_close(parameter.grad, other.grad)
 
 
 def test_minimize_gives_no_other_parameter_a_gradient() -> None:
