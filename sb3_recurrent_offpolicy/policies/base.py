@@ -298,6 +298,8 @@ class RecurrentPolicy(BasePolicy):
         :param episode_starts: (n_envs,), state and previous action are forgotten there
         :return: actions and Q-values as arrays, and the memory after the step
         """
+        # Running statistics count what is learned from, and dropout is for learning
+        self.set_training_mode(False)
         if episode_starts.any():
             state, (previous_actions,) = (forget(part, episode_starts) for part in (state, (previous_actions,)))
         step = self.forward(obs_as_tensor(observation, self.device), state, previous_actions)
@@ -306,7 +308,8 @@ class RecurrentPolicy(BasePolicy):
 
     def trace(self, observations: Any, actions: np.ndarray, episode_starts: np.ndarray) -> Trace:
         """
-        What this policy remembers, values and would do along recorded episodes, in evaluation mode.
+        What this policy remembers, values and would do along recorded episodes, in evaluation mode and by the latest weights,
+        those that explore and learn.
 
         :param observations: as the policy sees them, normalised if it was trained so: (T, n_envs, *obs), or a dict of them
         :param actions: that were taken, as the environment took them: (T, n_envs, *action)
