@@ -30,7 +30,9 @@ FREQUENCIES: list[dict[str, Any]] = [
     dict(train_freq=4, gradient_steps=-3),
     dict(train_freq=(1, "episode"), gradient_steps=-1),
 ]
-each_frequency = pytest.mark.parametrize("frequency", FREQUENCIES, ids=["every_step", "2_of_4", "4_of_4", "1_of_3", "4_of_12", "episode"])
+each_frequency = pytest.mark.parametrize(
+    "frequency", FREQUENCIES, ids=["every_step", "2_of_4", "4_of_4", "1_of_3", "4_of_12", "episode"]
+)
 
 
 def overlapping(env: VecEnv | None = None, algorithm: type[RecurrentOffPolicyAlgorithm] = RecurrentTD3, **kwargs: Any) -> Any:
