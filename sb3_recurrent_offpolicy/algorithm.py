@@ -175,12 +175,12 @@ class RecurrentOffPolicyAlgorithm(OverlappingAlgorithm):
                 "is loaded by the class that saved it."
             )
         check_actions(self.action_space, self.action_noise)
-        if isinstance(self.action_noise, (int, float)):
+        if isinstance(self.action_noise, (int, float, np.number)):
             check_numbers(0, action_noise=self.action_noise)
 
     def _setup_model(self) -> None:
         self._check_settings()
-        if isinstance(self.action_noise, (int, float)):
+        if isinstance(self.action_noise, (int, float, np.number)):
             deviations = np.full(get_action_dim(self.action_space), self.action_noise)
             self.action_noise = NormalActionNoise(np.zeros_like(deviations), deviations)
         if self.optimize_memory_usage:
@@ -335,7 +335,8 @@ class RecurrentOffPolicyAlgorithm(OverlappingAlgorithm):
             norms, limits = latest_norms(attrgetter(name)(self))
             owner = name.split(".")[0]
             self.logger.record(f"train/grad_norm_{owner}", norms.nanmean().item())
-            self.logger.record(f"train/grad_clipped_{owner}", (norms > limits).sum().item() / len(norms))
+            n_known = max(1, (~norms.isnan()).sum().item())
+            self.logger.record(f"train/grad_clipped_{owner}", (norms > limits).sum().item() / n_known)
 
     def _refresh_states(self, samples: RecurrentSequenceSamples, actor: Encoded, critic: Encoded) -> None:
         """

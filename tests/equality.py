@@ -12,6 +12,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 
 from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
+from tests.models import PLAIN
 
 # Torch draws normal numbers in blocks of 16: so many at once are the same as so many in two calls
 BATCH_SIZE, N_UPDATES = 32, 6
@@ -44,7 +45,7 @@ def assert_same_updates(
         make_vec_env("Pendulum-v1", 2),
         sequence_length=1,
         reward_scale=1.0,
-        policy_kwargs=policy_kwargs | dict(core="none", enable_critic_lstm=False),
+        policy_kwargs=PLAIN | dict(optimizer_kwargs=dict(eps=1e-8), core="none", enable_critic_lstm=False) | policy_kwargs,
         **common,
         **(ours_only or {}),
     )

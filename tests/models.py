@@ -8,6 +8,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import nn
 
 from sb3_recurrent_offpolicy import R2D2, RecurrentSAC, RecurrentTD3, RecurrentTQC
@@ -18,6 +19,8 @@ from tests.envs import RandomEnv
 from tests.recorder import ACTION_SPACE, OBSERVATION_SPACE
 
 SMALL = dict(lstm_hidden_size=6)
+# Oracles see observations as they are, and predict what the latest weights do
+PLAIN: dict[str, Any] = dict(features_extractor_class=FlattenExtractor, average_decay=0.0)
 
 
 class Variant(NamedTuple):
@@ -40,15 +43,16 @@ VARIANTS = [*ACTOR_CRITICS, pytest.param(Q_LEARNING, id="r2d2")]
 
 
 def random_env_model(variant: Variant, seed: int = 0, policy_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> Any:
-    """A model of odd sizes (T 5, hidden 6, 2 layers, 3 environments), its buffer filled at random, not trained yet."""
+    """
+    A model of odd sizes (T 5, hidden 6, 2 layers, 3 environments), its buffer filled at random, not trained yet. Observations
+    are not normalised, and predict uses the latest weights.
+    """
     env = make_vec_env(lambda: RandomEnv(OBSERVATION_SPACE, variant.action_space, lengths=(13, 9, 2, 1)), n_envs=3, seed=seed)
     settings: dict[str, Any] = dict(sequence_length=5, buffer_size=900, learning_starts=10**6, reward_scale=1.0, gamma=0.9)
     net_arch: Any = [8, 7]
-    if variant.algorithm is R2D2:
-        settings["burn_in"] = 0
-    else:
+    if variant.algorithm is not R2D2:
         net_arch = dict(pi=[9], qf=net_arch)
-    policy_kwargs = SMALL | dict(n_lstm_layers=2, net_arch=net_arch) | (policy_kwargs or {})
+    policy_kwargs = SMALL | PLAIN | dict(n_lstm_layers=2, net_arch=net_arch) | (policy_kwargs or {})
     model: Any = variant.algorithm(
         "MlpLstmPolicy", env, seed=seed, device="cpu", policy_kwargs=policy_kwargs, **settings | kwargs
     )

@@ -18,7 +18,7 @@ from sb3_recurrent_offpolicy import R2D2, RecurrentDDPG, RecurrentSAC, Recurrent
 from sb3_recurrent_offpolicy.acting import CriticMemory
 from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
 from sb3_recurrent_offpolicy.cores import LSTMCore
-from sb3_recurrent_offpolicy.policies import RecurrentTD3Policy
+from sb3_recurrent_offpolicy.policies.memories import forget
 from tests.envs import RandomEnv
 from tests.recorder import ACTION_SPACE, OBSERVATION_SPACE
 from tests.setup import model_on, noise, random_envs
@@ -138,7 +138,7 @@ class DrawsNumbers(BaseCallback):
 @pytest.mark.parametrize(
     ("algorithm", "kwargs", "torch_too"),
     [
-        (RecurrentTD3, {}, True),
+        (RecurrentTD3, dict(action_noise=None), True),
         (RecurrentSAC, {}, False),
         (RecurrentSAC, dict(env=spaces.Discrete(3)), False),
         (R2D2, dict(env=spaces.Discrete(3), burn_in=0), True),
@@ -313,7 +313,7 @@ def test_the_critics_memory_after_episodes_of_any_length(seed: int) -> None:
         for _ in range(20):
             inputs, starts = th.randn(4, 3), generator.random(4) < 0.15
             memory.append(inputs, starts)
-            expected = core.step(inputs, RecurrentTD3Policy.forget(expected, starts))[1]
+            expected = core.step(inputs, forget(expected, starts))[1]
             for _again in range(2):
                 # To ask is not to change
                 for array, other in zip(memory.after_all_steps(core), expected, strict=True):

@@ -31,7 +31,7 @@ def test_policy_kwargs(policy_kwargs: dict[str, Any]) -> None:
     def hidden_sizes(head: Any) -> list[int]:
         return [layer.out_features for layer in head if isinstance(layer, th.nn.Linear)][:-1]
 
-    net_arch = policy_kwargs.get("net_arch", [128, 128])
+    net_arch = policy_kwargs.get("net_arch", [64, 64])
     actor_arch, critic_arch = get_actor_critic_arch(net_arch)
     assert hidden_sizes(model.actor.mu) == actor_arch
     assert [hidden_sizes(head) for head in model.critic.q_networks] == [critic_arch] * policy_kwargs.get("n_critics", 2)

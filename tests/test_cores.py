@@ -30,11 +30,15 @@ def test_no_core_has_neither_output_nor_state() -> None:
 
 
 @pytest.mark.parametrize("core_class", [LSTMCore, GRUCore])
-def test_orthogonal_weights_and_zero_biases(core_class: type[RecurrentCore]) -> None:
-    core = core_class(5, 7)  # type: ignore[call-arg]
+@pytest.mark.parametrize("kwargs", [{}, dict(memory_bias=None), dict(memory_bias=1.0), dict(memory_bias=0.0)])
+def test_orthogonal_weights_and_biases_of_one_gate(core_class: type[RecurrentCore], kwargs: dict[str, Any]) -> None:
+    core: Any = core_class(5, 7, **kwargs)
+    biases = th.stack([parameter.view(-1, 7) for name, parameter in core.named_parameters() if "bias" in name]).sum(dim=0)
+    # LSTM: input, forget, candidate, output; GRU: reset, update, candidate
+    expected = th.zeros_like(biases)
+    expected[1] = 0.0 if kwargs.get("memory_bias") == 0 else 1.0
+    assert th.equal(biases, expected)
     for name, parameter in core.named_parameters():
-        if "bias" in name:
-            assert not parameter.any()
         if "weight_hh" in name:
             for gate in parameter.split(7):
                 th.testing.assert_close(gate @ gate.T, th.eye(7), atol=1e-5, rtol=0)
@@ -60,7 +64,9 @@ def test_memory_bias_that_cannot_be(core_class: type[RecurrentCore]) -> None:
         core_class(5, 7, memory_bias=1.0, bias=False)  # type: ignore[call-arg]
     with pytest.raises(ValueError, match=r"memory_bias=inf must be a finite number"):
         core_class(5, 7, memory_bias=float("inf"))  # type: ignore[call-arg]
-    core_class(5, 7, memory_bias=0.0, bias=False)  # type: ignore[call-arg]
+    for kwargs in (dict(memory_bias=0.0), dict(memory_bias=None), {}):
+        core: Any = core_class(5, 7, bias=False, **kwargs)  # type: ignore[call-arg]
+        assert not [name for name, _ in core.named_parameters() if "bias" in name]
 
 
 @pytest.mark.parametrize("name", ["bidirectional", "batch_first", "proj_size"])

@@ -13,6 +13,7 @@ from gymnasium import spaces
 from sb3_recurrent_offpolicy import R2D2, RecurrentSAC, RecurrentTD3
 from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
 from sb3_recurrent_offpolicy.cores import CORES
+from tests.models import PLAIN
 from tests.setup import noise, random_envs
 from tests.test_policies import observations, roll
 
@@ -79,7 +80,12 @@ def test_losses_equal_those_on_the_cpu() -> None:
     values = []
     for device in ("cpu", "cuda"):
         model = RecurrentTD3(
-            "MlpLstmPolicy", random_envs(2), device=device, target_policy_noise=0.0, **KWARGS | dict(gradient_steps=0)
+            "MlpLstmPolicy",
+            random_envs(2),
+            device=device,
+            target_policy_noise=0.0,
+            policy_kwargs=PLAIN,
+            **KWARGS | dict(gradient_steps=0),
         )
         model.learn(200)
         # The same weights on both devices; the data is random and the same

@@ -26,13 +26,17 @@ FREQUENCIES: list[dict[str, Any]] = [
     dict(train_freq=1),
     dict(train_freq=4, gradient_steps=2),
     dict(train_freq=4, gradient_steps=-1),
+    dict(train_freq=1, gradient_steps=-3),
+    dict(train_freq=4, gradient_steps=-3),
     dict(train_freq=(1, "episode"), gradient_steps=-1),
 ]
-each_frequency = pytest.mark.parametrize("frequency", FREQUENCIES, ids=["every_step", "2_of_4", "4_of_4", "episode"])
+each_frequency = pytest.mark.parametrize(
+    "frequency", FREQUENCIES, ids=["every_step", "2_of_4", "4_of_4", "1_of_3", "4_of_12", "episode"]
+)
 
 
 def overlapping(env: VecEnv | None = None, algorithm: type[RecurrentOffPolicyAlgorithm] = RecurrentTD3, **kwargs: Any) -> Any:
-    return model_on(env or random_envs(1), algorithm, **dict(overlap_updates=True, train_freq=1) | kwargs)
+    return model_on(env or random_envs(1), algorithm, **dict(overlap_updates=True, train_freq=1, gradient_steps=1) | kwargs)
 
 
 def somewhere(vec_env_cls: type[VecEnv], n_envs: int, action_space: spaces.Space = ACTION_SPACE) -> VecEnv:

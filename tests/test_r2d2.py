@@ -18,7 +18,7 @@ from sb3_recurrent_offpolicy import R2D2
 from sb3_recurrent_offpolicy.cores import NoCore
 from sb3_recurrent_offpolicy.targets import rescale_values, unrescale_values
 from tests.envs import RandomEnv
-from tests.models import Q_LEARNING, latents_step_by_step, losses, n_step_target, random_env_model
+from tests.models import PLAIN, Q_LEARNING, latents_step_by_step, losses, n_step_target, random_env_model
 from tests.recorder import OBSERVATION_SPACE
 from tests.setup import KWARGS
 
@@ -103,7 +103,7 @@ def test_without_memory_it_is_sb3s_dqn(monkeypatch: pytest.MonkeyPatch) -> None:
         n_steps=1,
         value_rescaling=False,
         priority_alpha=0.0,
-        policy_kwargs=dict(net_arch=[16, 12], core_class=NoCore, dueling=False, optimizer_kwargs=dict(eps=1e-8)),
+        policy_kwargs=PLAIN | dict(net_arch=[16, 12], core_class=NoCore, dueling=False, optimizer_kwargs=dict(eps=1e-8)),
         **common,
     ).learn(600)
     plain = DQN("MlpPolicy", make_vec_env("CartPole-v1", 2), policy_kwargs=dict(net_arch=[16, 12]), **common)
@@ -290,53 +290,3 @@ def test_settings_can_be_changed_when_loading(tmp_path: pathlib.Path) -> None:
     loaded = R2D2.load(tmp_path / "model", env=envs(2), priority_alpha=0.5, exploration_final_eps=0.3)
     assert loaded.replay_buffer.priority_alpha == 0.5 and loaded.exploration_schedule(0.0) == 0.3
     loaded.learn(60)
-
-
-@pytest.mark.parametrize("optimizer_kwargs", [None, dict(weight_decay=0.1), dict(eps=1e-6)])
-def test_adams_epsilon_is_the_papers_unless_told_otherwise(optimizer_kwargs: Any) -> None:
-    model = make_model(1, policy_kwargs=dict(lstm_hidden_size=5, optimizer_kwargs=optimizer_kwargs))
-    assert model.policy.optimizer.defaults["eps"] == (optimizer_kwargs or {}).get("eps", 1e-3)
-    assert model.policy.optimizer.defaults["fused"]
-
-
-def test_predict_acts_with_averaged_weights_and_nothing_else_does(tmp_path: pathlib.Path) -> None:
-    settings: dict[str, Any] = dict(learning_starts=50)
-    plain: Any = make_model(**settings, policy_kwargs=dict(lstm_hidden_size=8)).learn(150)
-    averaging: Any = make_model(**settings, policy_kwargs=dict(lstm_hidden_size=8, average_decay=0.9))
-    expected: Any = None
-    train = averaging.train
-
-    def train_one_by_one(gradient_steps: int, batch_size: int) -> None:
-        nonlocal expected
-        for _ in range(gradient_steps):
-            train(1, batch_size)
-            weights = [parameter.detach().clone() for parameter in averaging.q_net.parameters()]
-            expected = weights if expected is None else [0.9 * e + 0.1 * w for e, w in zip(expected, weights, strict=True)]
-
-    averaging.train = train_one_by_one
-    averaging.learn(150)
-    assert averaging._n_updates > 5
-    for found, average in zip(averaging.policy.predicting_network.parameters(), expected, strict=True):
-        th.testing.assert_close(found, average)
-    # Exploration and learning have gone the same way
-    assert all(map(th.equal, plain.q_net.parameters(), averaging.q_net.parameters()))
-    assert all(map(th.equal, plain.q_net_target.parameters(), averaging.q_net_target.parameters()))
-
-    observation = np.ones((1, 2), dtype=np.float32)
-    del averaging.train
-    averaging.save(tmp_path / "model")
-    loaded: Any = R2D2.load(tmp_path / "model")
-    with th.no_grad():
-        averaging.q_net_target.advantages[-1].bias.add_(5.0)
-        averaging.q_net.advantages[-1].bias.sub_(5.0)
-    for model in (averaging, loaded):
-        _, state = model.predict(observation, deterministic=True)
-        inputs = averaging.policy.predicting_network.encoder.inputs(th.as_tensor(observation), th.zeros(1, N_ACTIONS))
-        _, core_state = averaging.policy.predicting_network.encoder.step(*inputs, averaging.policy.initial_states(1).pi)
-        np.testing.assert_allclose(state[0], core_state[0].detach().numpy(), atol=1e-6)
-
-
-@pytest.mark.parametrize("decay", [-0.1, 1.0])
-def test_a_decay_must_average(decay: float) -> None:
-    with pytest.raises(ValueError, match="average_decay="):
-        make_model(policy_kwargs=dict(average_decay=decay))

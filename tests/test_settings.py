@@ -22,12 +22,13 @@ ALL: list[tuple[str, Any]] = [
     *(("tau", value) for value in (2, -1, NAN)),
     *(("overlap_updates", value) for value in (1, "yes", None)),
     *(("reward_scale", value) for value in (np.inf, NAN, 0.0)),
-    *(("max_grad_norm", value) for value in (0, -1, NAN)),
+    *(("max_grad_norm", value) for value in (0, -1, NAN, "median")),
     *(("learning_rate", value) for value in (-1e-3, NAN)),
     *(("sequence_length", value) for value in (4.0, 0, "4")),
     *(("burn_in", value) for value in (2.5, -1)),
     *(("batch_size", value) for value in (0, 2.5)),
     *(("n_steps", value) for value in (0, 1.5)),
+    *(("gradient_steps", value) for value in (-1.5, "4")),
     ("buffer_size", 0),
 ]
 OWN: dict[type[RecurrentOffPolicyAlgorithm], list[tuple[str, Any]]] = {
@@ -88,6 +89,10 @@ def test_impossible_settings_when_loading(algorithm: type[RecurrentOffPolicyAlgo
         (dict(policy_delay=0), "policy_delay=0"),
         (dict(reward_scale=-1.0), "reward_scale=-1.0 must be a finite number above 0 or 'auto'"),
         (dict(reward_scale="big"), "reward_scale='big'"),
+        (
+            dict(max_grad_norm="median"),
+            "max_grad_norm='median' must be a finite number above 0 or 'auto', or None not to clip",
+        ),
         (dict(replay_buffer_class=HerReplayBuffer), "replay_buffer_class=HerReplayBuffer .* leave it None"),
         (dict(replay_buffer_class=ReplayBuffer), "replay_buffer_class=ReplayBuffer"),
         (dict(replay_buffer_kwargs=dict(burn_in=2)), r"\['burn_in'\]: pass them to RecurrentTD3 itself"),

@@ -1,4 +1,7 @@
-"""What a policy remembers, values and would do along recorded episodes: the same as step by step with ``predict``."""
+"""
+What a policy remembers, values and would do along recorded episodes: the same as step by step with ``predict``,
+where that acts by the latest weights.
+"""
 
 from typing import Any
 
@@ -35,7 +38,7 @@ def test_trace_equals_predict(
     distributions: set[str],
     n_values: int,
 ) -> None:
-    policy_kwargs = dict(lstm_hidden_size=5, net_arch=[7]) | kwargs.get("policy_kwargs", {})
+    policy_kwargs = dict(lstm_hidden_size=5, net_arch=[7], average_decay=0.0) | kwargs.get("policy_kwargs", {})
     model: Any = model_on(
         random_envs(N_ENVS, action_space=action_space), algorithm, **kwargs | dict(policy_kwargs=policy_kwargs)
     )

@@ -23,6 +23,7 @@ from sb3_recurrent_offpolicy.networks import (
 )
 from sb3_recurrent_offpolicy.optimizing import make_optimizer
 from sb3_recurrent_offpolicy.policies.following import Followers, averaging_rate
+from sb3_recurrent_offpolicy.policies.memories import check_memory, forget
 from sb3_recurrent_offpolicy.policies.trace import Trace, trace
 from sb3_recurrent_offpolicy.preprocessing import encode_actions
 from sb3_recurrent_offpolicy.type_aliases import CoreState, Memory, PolicyStep, RNNStates
@@ -297,15 +298,18 @@ class RecurrentPolicy(BasePolicy):
         :param episode_starts: (n_envs,), state and previous action are forgotten there
         :return: actions and Q-values as arrays, and the memory after the step
         """
+        # Running statistics count what is learned from, and dropout is for learning
+        self.set_training_mode(False)
         if episode_starts.any():
-            state, (previous_actions,) = (self.forget(part, episode_starts) for part in (state, (previous_actions,)))
+            state, (previous_actions,) = (forget(part, episode_starts) for part in (state, (previous_actions,)))
         step = self.forward(obs_as_tensor(observation, self.device), state, previous_actions)
         q_values = None if step.q_values is None else step.q_values.cpu().numpy()
         return PolicyStep(step.actions.cpu().numpy(), step.state, q_values, step.critic_inputs)
 
     def trace(self, observations: Any, actions: np.ndarray, episode_starts: np.ndarray) -> Trace:
         """
-        What this policy remembers, values and would do along recorded episodes, in evaluation mode.
+        What this policy remembers, values and would do along recorded episodes, in evaluation mode and by the latest weights,
+        those that explore and learn.
 
         :param observations: as the policy sees them, normalised if it was trained so: (T, n_envs, *obs), or a dict of them
         :param actions: that were taken, as the environment took them: (T, n_envs, *action)
@@ -361,12 +365,13 @@ class RecurrentPolicy(BasePolicy):
         observation_tensor, vectorized_env = self.obs_to_tensor(observation)
         entries = observation_tensor.values() if isinstance(observation_tensor, dict) else (observation_tensor,)
         n_envs = next(iter(entries)).shape[0]
-        state, episode_starts = self._check_memory(state, episode_start, n_envs)
+        sizes = [*self.acting_network.encoder.core.state_shapes, (1, self.action_encoding_dim)]
+        state, episode_starts = check_memory(state, episode_start, n_envs, sizes)
 
         device = self.device
         with th.no_grad():
             tensors = tuple(th.as_tensor(array, dtype=th.float32, device=device) for array in state)
-            *core_state, previous_actions = self.forget(tensors, episode_starts)
+            *core_state, previous_actions = forget(tensors, episode_starts)
             actions, new_state = self._predict(observation_tensor, tuple(core_state), previous_actions[0], deterministic)
             new_previous_actions = encode_actions(actions.reshape(n_envs, -1), self.action_space)[None]
 
@@ -374,34 +379,3 @@ class RecurrentPolicy(BasePolicy):
         if not vectorized_env:
             unscaled = unscaled.squeeze(axis=0)
         return unscaled, tuple(array.cpu().numpy() for array in (*new_state, new_previous_actions))
-
-    def _check_memory(
-        self, state: tuple[np.ndarray, ...] | None, episode_start: np.ndarray | None, n_envs: int
-    ) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
-        episode_starts = np.zeros(n_envs, dtype=bool) if episode_start is None else np.atleast_1d(episode_start).astype(bool)
-        if episode_starts.shape != (n_envs,):
-            raise ValueError(
-                f"episode_start has shape {episode_starts.shape}, the observation is of {n_envs} environment(s): pass "
-                f"({n_envs},) bools"
-            )
-        expected = [(layers, n_envs, hidden) for layers, hidden in self.acting_network.encoder.core.state_shapes]
-        expected.append((1, n_envs, self.action_encoding_dim))
-        if state is None:
-            return tuple(np.zeros(shape, dtype=np.float32) for shape in expected), episode_starts
-        shapes = [np.shape(array) for array in state] if isinstance(state, (tuple, list)) else None
-        if shapes != expected:
-            found = f"state={state!r} is no tuple" if shapes is None else f"state has arrays of shapes {shapes}"
-            raise ValueError(
-                f"{found}, this policy expects {expected} for an observation of {n_envs} "
-                "environment(s): pass what the previous predict() returned, or None to start afresh"
-            )
-        return state, episode_starts
-
-    @staticmethod
-    def forget(state: CoreState, episode_starts: np.ndarray) -> CoreState:
-        """
-        :param state: (..., n_envs, hidden) each
-        :param episode_starts: (n_envs,)
-        :return: the same, zero where an episode starts
-        """
-        return tuple(array.masked_fill(th.as_tensor(episode_starts[:, None], device=array.device), 0.0) for array in state)

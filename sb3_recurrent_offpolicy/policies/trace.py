@@ -6,6 +6,7 @@ import numpy as np
 import torch as th
 from torch.utils._pytree import tree_map
 
+from sb3_recurrent_offpolicy.policies.memories import forget
 from sb3_recurrent_offpolicy.preprocessing import encode_actions, map_observation
 from sb3_recurrent_offpolicy.type_aliases import RNNStates
 
@@ -54,7 +55,7 @@ def trace(policy: Any, observations: Any, actions: np.ndarray, episode_starts: n
     before, after, chosen, values = [], [], [], []
     distributions: list[dict[str, th.Tensor]] = []
     for t in range(n_steps):
-        pi, vf, (previous_actions,) = (policy.forget(part, episode_starts[t]) for part in (pi, vf, (previous_actions,)))
+        pi, vf, (previous_actions,) = (forget(part, episode_starts[t]) for part in (pi, vf, (previous_actions,)))
         before.append(RNNStates(pi, vf))
         observation, _ = policy.obs_to_tensor(map_observation(lambda array, t=t: array[t], observations))
         latents, pi = acting.encoder.step(*acting.encoder.inputs(observation, previous_actions), pi)

@@ -81,13 +81,20 @@ def noise(*shape: int) -> NormalActionNoise:
 
 
 def assert_same(a: Any, b: Any) -> None:
-    """Of nested dicts, lists, tensors and numbers."""
+    """Of nested dicts, lists, tensors and numbers; NaN is NaN."""
     for x, y in zip(*map(th.utils._pytree.tree_leaves, (a, b)), strict=True):
-        assert th.equal(x, y) if isinstance(x, th.Tensor) else x == y
+        if isinstance(x, th.Tensor):
+            th.testing.assert_close(x, y, rtol=0, atol=0, equal_nan=True)
+        else:
+            assert x == y
 
 
 def randomized(parameters: dict[str, Any]) -> dict[str, Any]:
-    return {name: th.rand_like(value) if value.is_floating_point() else value.clone() for name, value in parameters.items()}
+    """What networks share has several names, and one value under all of them."""
+    drawn: dict[int, th.Tensor] = {}
+    for value in parameters.values():
+        drawn[value.data_ptr()] = th.rand_like(value) if value.is_floating_point() else value.clone()
+    return {name: drawn[value.data_ptr()] for name, value in parameters.items()}
 
 
 def learned(model: Any) -> list[th.Tensor]:

@@ -161,6 +161,9 @@ def test_settings_survive(case: Case, tmp_path: pathlib.Path) -> None:
     assert {*changes, "learning_rate", "max_grad_norm", "reward_scale", "state_init", "batch_size", "seed"} <= set(kept)
     for name in kept.values():
         before, after = getattr(model, name), getattr(loaded, name)
+        if name == "action_noise":
+            # Two noises are never equal
+            before, after = repr(before), repr(after)
         # Files know no tuples
         assert after == before or after == list(before), name
     train_freq: Any = loaded.train_freq
