@@ -135,7 +135,10 @@ def test_each_update_counts_once(variant: Variant, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(model, "_sample_sequences", recorded)
     model.train(4, 17)
     assert extractor.n_batches == len(batches) == 4 and all(batch.burn_in is not None for batch in batches)
-    mean, variance = moments([batch.observations.flatten(end_dim=1).double() for batch in batches])
+    # Each observation once, whatever pads the batch
+    existing = [th.cat([th.ones(1, 17, dtype=th.bool), batch.mask > 0]) for batch in batches]
+    assert not all(each.all() for each in existing)
+    mean, variance = moments([batch.observations[each].double() for batch, each in zip(batches, existing, strict=True)])
     th.testing.assert_close(extractor.mean, mean.float(), rtol=1e-4, atol=1e-5)
     th.testing.assert_close(extractor.variance, variance.float(), rtol=1e-4, atol=1e-5)
 
@@ -149,6 +152,14 @@ def test_each_update_counts_once(variant: Variant, monkeypatch: pytest.MonkeyPat
         assert copied is not extractor
         for name, value in copied.named_buffers():
             assert th.equal(value, getattr(extractor, name)) and value is not getattr(extractor, name)
+
+
+def test_what_never_changes_is_0_in_padded_batches_too() -> None:
+    extractor = RunningNormExtractor(UNBOUNDED)
+    extractor.exists = (th.arange(2000) < 1500).float()
+    for _ in range(20):
+        features = extractor(th.tensor([0.1, -1234.567, 1e6 + 0.3]).repeat(2000, 1))
+        assert not features.any()
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -58,6 +58,7 @@ class HistoryEncoder(SavedNetwork):
             and not (normalize_images and is_image_space(observation_space))
             and type(features_extractor) is RunningNormExtractor
         )
+        self._statistics = [layer for layer in features_extractor.modules() if isinstance(layer, RunningNormExtractor)]
         self.latent_dim = int(core.output_size + features_extractor.features_dim)
 
     def inputs(self, observations: PyTorchObs, previous_actions: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
@@ -120,7 +121,12 @@ class HistoryEncoder(SavedNetwork):
             n_rows = samples.burn_in.previous_actions.shape[1]
             state = tuple(th.cat([warm, array[:, n_rows:]], dim=1) for warm, array in zip(warm_state, state, strict=True))
         if shared is None:
+            counting = self._statistics if self.training else []
+            for layer in counting:
+                layer.exists = th.cat([th.ones_like(samples.mask[:1]), samples.mask]).flatten()
             inputs, features = self.read(samples.observations, samples.previous_actions)
+            for layer in counting:
+                layer.exists = None
         else:
             inputs, features = shared.inputs.detach(), shared.features.detach()
         steps = slice(None if with_successor else -1)

@@ -27,6 +27,8 @@ class RunningNormExtractor(BaseFeaturesExtractor):
     variance: th.Tensor
     scale: th.Tensor
     n_batches: th.Tensor
+    # (B,), 1 where a row of the next batch to count is one, 0 where it pads the batch; None: there is no padding
+    exists: th.Tensor | None = None
 
     def __init__(self, observation_space: spaces.Space):
         super().__init__(observation_space, get_flattened_obs_dim(observation_space))
@@ -53,7 +55,13 @@ class RunningNormExtractor(BaseFeaturesExtractor):
         self.n_batches += 1
         # Each batch counts as much, until there are many
         rate = self.n_batches.clamp(max=LONGEST_SPAN).reciprocal()
-        variance, mean = th.var_mean(features, dim=0, correction=0)
+        if self.exists is None:
+            variance, mean = th.var_mean(features, dim=0, correction=0)
+        else:
+            weights = self.exists / self.exists.sum()
+            # From the first row on: what never changes has exactly its value as mean
+            mean = features[0] + weights @ (features - features[0])
+            variance = weights @ (features - mean).square()
         difference = mean - self.mean
         self.mean += rate * difference
         self.variance.lerp_(variance + (1 - rate) * difference.square(), rate)
