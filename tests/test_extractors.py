@@ -40,10 +40,15 @@ def moments(batches: list[th.Tensor], span: float = np.inf) -> tuple[th.Tensor, 
     return first, second - first.square()
 
 
+def counted(extractor: RunningNormExtractor, batch: th.Tensor) -> th.Tensor:
+    extractor.count(batch, th.ones(len(batch)))
+    return extractor(batch)
+
+
 def test_statistics_are_those_of_all_batches_together() -> None:
     extractor, batches = RunningNormExtractor(UNBOUNDED), random_batches(20)
     for n, batch in enumerate(batches, 1):
-        features = extractor(batch.float())
+        features = counted(extractor, batch.float())
         seen = th.cat(batches[:n])
         mean, variance = seen.mean(dim=0), seen.var(dim=0, correction=0)
         th.testing.assert_close(extractor.mean, mean.float(), rtol=1e-4, atol=1e-5)
@@ -55,19 +60,11 @@ def test_statistics_are_those_of_all_batches_together() -> None:
 def test_later_they_follow() -> None:
     extractor, batches = RunningNormExtractor(UNBOUNDED), random_batches(1500)
     for batch in batches:
-        extractor(batch.float())
+        counted(extractor, batch.float())
     mean, variance = moments(batches, span=1000)
     assert not th.allclose(mean, moments(batches)[0], rtol=1e-2)
     th.testing.assert_close(extractor.mean, mean.float(), rtol=1e-3, atol=1e-4)
     th.testing.assert_close(extractor.variance, variance.float(), rtol=1e-3, atol=1e-4)
-
-
-def test_evaluation_counts_nothing() -> None:
-    extractor, (first, second) = RunningNormExtractor(UNBOUNDED), random_batches(2)
-    extractor(first.float())
-    before = {name: value.clone() for name, value in extractor.named_buffers()}
-    extractor.eval()(second.float())
-    assert all(th.equal(value, before[name]) for name, value in extractor.named_buffers())
 
 
 def test_what_never_changes_is_0_and_outliers_are_10() -> None:
@@ -75,16 +72,15 @@ def test_what_never_changes_is_0_and_outliers_are_10() -> None:
     values = th.tensor([0.0, 0.1, -1234.567, 1e6 + 0.3, 0.0]).repeat(2000, 1)
     values[:, 4] = th.randn(2000)
     for _ in range(20):
-        features = extractor(values)
+        features = counted(extractor, values)
         assert not features[:, :4].any()
-    extractor.eval()
     outliers = extractor(th.tensor([[0.0, 0.1, 0.0, 0.0, 1e5], [0.0, 0.1, 0.0, 0.0, -1e5]]))
     assert outliers[:, 4].tolist() == [10.0, -10.0]
 
 
 def test_what_hardly_changes_is_seen() -> None:
     extractor = RunningNormExtractor(UNBOUNDED)
-    features = extractor(th.tensor([[1e-3], [1.0], [1e4]]).T * th.randn(500, 1) + th.tensor([0.0, 10.0, 1e4]))
+    features = counted(extractor, th.tensor([[1e-3], [1.0], [1e4]]).T * th.randn(500, 1) + th.tensor([0.0, 10.0, 1e4]))
     th.testing.assert_close(features.std(dim=0), th.ones(3), rtol=1e-2, atol=0)
 
 
@@ -117,7 +113,7 @@ def test_vectors_of_dicts_are_normalised() -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_each_update_counts_once(variant: Variant, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither acting nor burn-in, diagnosis or predict do. Targets and the average have copies."""
+    """Neither acting nor burn-in, diagnosis or predict do. Targets and the average know the same statistics."""
     monkeypatch.setattr("sb3_recurrent_offpolicy.algorithm.UPDATES_PER_DIAGNOSIS", 1)
     interval = dict(target_update_interval=1) if variant.algorithm is R2D2 else {}
     model = random_env_model(variant, burn_in=2, policy_kwargs=NORMALIZED, **interval)
@@ -148,18 +144,15 @@ def test_each_update_counts_once(variant: Variant, monkeypatch: pytest.MonkeyPat
     assert extractor.n_batches == 4
     copies = [getattr(model.policy, f"{name}_target") for name in model.policy.networks_with_target]
     for network in (*copies, model.policy.averaged_network):
-        copied = network.encoder.features_extractor
-        assert copied is not extractor
-        for name, value in copied.named_buffers():
-            assert th.equal(value, getattr(extractor, name)) and value is not getattr(extractor, name)
+        assert network.encoder.features_extractor is extractor
 
 
 def test_what_never_changes_is_0_in_padded_batches_too() -> None:
     extractor = RunningNormExtractor(UNBOUNDED)
-    extractor.exists = (th.arange(2000) < 1500).float()
+    values = th.tensor([0.1, -1234.567, 1e6 + 0.3]).repeat(2000, 1)
     for _ in range(20):
-        features = extractor(th.tensor([0.1, -1234.567, 1e6 + 0.3]).repeat(2000, 1))
-        assert not features.any()
+        extractor.count(values, (th.arange(2000) < 1500).float())
+        assert not extractor(values).any()
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -179,8 +172,7 @@ def test_units_do_not_matter(variant: Variant, monkeypatch: pytest.MonkeyPatch) 
         model = model_on(make_vec_env(make, 2, seed=0), variant.algorithm, **settings).learn(100)
         samples = model._sample_sequences(16)
         model.policy.set_training_mode(True)
-        model.policy.value_network.encoder.read(samples.observations, samples.previous_actions)
-        model.policy.update_targets(1.0)
+        model.policy.value_network.encoder._count(samples)
         found.append(losses(model, samples, monkeypatch))
     for other in found[1:]:
         assert other.losses == pytest.approx(found[0].losses, rel=1e-3)

@@ -6,13 +6,13 @@ from typing import Any
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BaseModel
-from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.preprocessing import is_image_space, preprocess_obs
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, create_mlp
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
 from sb3_recurrent_offpolicy.cores import RecurrentCore
-from sb3_recurrent_offpolicy.networks.extractors import RunningNormExtractor
+from sb3_recurrent_offpolicy.networks.extractors import RunningNormCombinedExtractor, RunningNormExtractor
 from sb3_recurrent_offpolicy.preprocessing import map_observation
 from sb3_recurrent_offpolicy.type_aliases import BurnIn, CoreState, Encoded, RecurrentSequenceSamples
 
@@ -58,7 +58,12 @@ class HistoryEncoder(SavedNetwork):
             and not (normalize_images and is_image_space(observation_space))
             and type(features_extractor) is RunningNormExtractor
         )
-        self._statistics = [layer for layer in features_extractor.modules() if isinstance(layer, RunningNormExtractor)]
+        # By key of a Dict, None elsewhere
+        self._normalizers: dict[Any, RunningNormExtractor] = {}
+        if isinstance(features_extractor, RunningNormExtractor):
+            self._normalizers[None] = features_extractor
+        elif isinstance(features_extractor, RunningNormCombinedExtractor):
+            self._normalizers |= features_extractor.normalizers
         self.latent_dim = int(core.output_size + features_extractor.features_dim)
 
     def inputs(self, observations: PyTorchObs, previous_actions: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
@@ -121,17 +126,24 @@ class HistoryEncoder(SavedNetwork):
             n_rows = samples.burn_in.previous_actions.shape[1]
             state = tuple(th.cat([warm, array[:, n_rows:]], dim=1) for warm, array in zip(warm_state, state, strict=True))
         if shared is None:
-            counting = self._statistics if self.training else []
-            for layer in counting:
-                layer.exists = th.cat([th.ones_like(samples.mask[:1]), samples.mask]).flatten()
+            if self.training:
+                self._count(samples)
             inputs, features = self.read(samples.observations, samples.previous_actions)
-            for layer in counting:
-                layer.exists = None
         else:
             inputs, features = shared.inputs.detach(), shared.features.detach()
         steps = slice(None if with_successor else -1)
         memory, _ = self.core.unroll(inputs[steps], state)
         return Encoded(th.cat([memory, features[steps]], dim=-1), warm_state, inputs, features)
+
+    def _count(self, samples: RecurrentSequenceSamples) -> None:
+        """Statistics count what is learned from, once per update: not what acts, burns in, is padding or a target."""
+        if not self._normalizers:
+            return
+        flat = map_observation(lambda array: array.flatten(end_dim=1), samples.observations)
+        observations = preprocess_obs(flat, self.observation_space, normalize_images=self.normalize_images)
+        exists = th.cat([th.ones_like(samples.mask[:1]), samples.mask]).flatten()
+        for key, normalizer in self._normalizers.items():
+            normalizer.count(observations if key is None else observations[key], exists)  # type: ignore[arg-type]
 
     @th.no_grad()
     def burn_in(self, burn_in: BurnIn, state: CoreState) -> CoreState:

@@ -27,8 +27,6 @@ class RunningNormExtractor(BaseFeaturesExtractor):
     variance: th.Tensor
     scale: th.Tensor
     n_batches: th.Tensor
-    # (B,), 1 where a row of the next batch to count is one, 0 where it pads the batch; None: there is no padding
-    exists: th.Tensor | None = None
 
     def __init__(self, observation_space: spaces.Space):
         super().__init__(observation_space, get_flattened_obs_dim(observation_space))
@@ -46,22 +44,26 @@ class RunningNormExtractor(BaseFeaturesExtractor):
         features = observations.flatten(start_dim=1)
         if not self.normalizes:
             return features
-        if self.training:
-            self._count(features)
         return ((features - self.mean) * self.scale).clamp(-LARGEST_FEATURE, LARGEST_FEATURE)
 
     @th.no_grad()
-    def _count(self, features: th.Tensor) -> None:
+    def count(self, observations: th.Tensor, exists: th.Tensor) -> None:
+        """
+        Let the statistics know a batch.
+
+        :param observations: (B, *obs)
+        :param exists: (B,), 0 where a row pads the batch, 1 elsewhere
+        """
+        if not self.normalizes:
+            return
+        features = observations.flatten(start_dim=1)
         self.n_batches += 1
         # Each batch counts as much, until there are many
         rate = self.n_batches.clamp(max=LONGEST_SPAN).reciprocal()
-        if self.exists is None:
-            variance, mean = th.var_mean(features, dim=0, correction=0)
-        else:
-            weights = self.exists / self.exists.sum()
-            # From the first row on: what never changes has exactly its value as mean
-            mean = features[0] + weights @ (features - features[0])
-            variance = weights @ (features - mean).square()
+        weights = exists / exists.sum()
+        # From the first row on: what never changes has exactly its value as mean
+        mean = features[0] + weights @ (features - features[0])
+        variance = weights @ (features - mean).square()
         difference = mean - self.mean
         self.mean += rate * difference
         self.variance.lerp_(variance + (1 - rate) * difference.square(), rate)
@@ -78,6 +80,6 @@ class RunningNormCombinedExtractor(CombinedExtractor):
 
     def __init__(self, observation_space: spaces.Dict, **kwargs: object):
         super().__init__(observation_space, **kwargs)  # type: ignore[arg-type]
-        for key, extractor in self.extractors.items():
-            if isinstance(extractor, nn.Flatten):
-                self.extractors[key] = RunningNormExtractor(observation_space[key])
+        vectors = [key for key, extractor in self.extractors.items() if isinstance(extractor, nn.Flatten)]
+        self.normalizers = {key: RunningNormExtractor(observation_space[key]) for key in vectors}
+        self.extractors.update(self.normalizers)

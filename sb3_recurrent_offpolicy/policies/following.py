@@ -4,6 +4,7 @@ import copy
 from collections.abc import Sequence
 
 import torch as th
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
 
@@ -11,16 +12,19 @@ class Followers:
     """
     Copies of networks, to be moved towards them.
 
-    :param networks: copied together, so that what they share is shared by the copies too
+    :param networks: copied together, so that what they share is shared by the copies too. Features extractors with nothing to
+        learn are not copied: all see observations normalised by the same statistics
     """
 
     def __init__(self, networks: Sequence[nn.Module]):
         self._networks = nn.ModuleList(networks)
-        self.copies = copy.deepcopy(self._networks).requires_grad_(False).eval()
+        extractors = [module for module in self._networks.modules() if isinstance(module, BaseFeaturesExtractor)]
+        shared = {id(each): each for each in extractors if next(each.parameters(), None) is None}
+        self.copies = copy.deepcopy(self._networks, shared).requires_grad_(False).eval()
         # Once each, however many networks share them; in the same order for both
         self.followed: list[th.Tensor] = list(self._networks.parameters())
         self.parameters: list[th.Tensor] = list(self.copies.parameters())
-        self._has_buffers = any(True for _ in self._networks.buffers())
+        self._has_buffers = set(self.copies.buffers()) != set(self._networks.buffers())
 
     @th.no_grad()
     def follow(self, rate: float) -> None:
