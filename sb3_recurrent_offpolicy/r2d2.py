@@ -33,7 +33,6 @@ OWN_PARAMETERS = (
     "priority_eta",
     "importance_beta",
     "value_rescaling",
-    "cut_traces",
     "exploration_ladder",
 )
 
@@ -95,8 +94,6 @@ class R2D2(RecurrentOffPolicyAlgorithm):
     :param priority_eta: weight of the largest error of a sequence against their mean
     :param importance_beta: initial exponent of the importance weights, annealed to 1; 0, as in the paper, leaves them out
     :param value_rescaling: learn h(Q), h(x) = sign(x)(sqrt(abs(x) + 1) - 1) + 0.001 x, in place of Q
-    :param cut_traces: bootstrap at the first of the ``n_steps`` whose action is not the greedy one of today (Watkins 1989),
-        because what follows it tells nothing of the greedy policy. Off, as in the paper, all steps count
     :param exploration_ladder: (epsilon, alpha): environment i of N explores at the rate epsilon^(1 + alpha i / (N - 1)).
         Applies from 8 environments on, where the schedule above has no effect; None: the schedule, always
     :param settings: ``sequence_length`` (paper: 80 with its burn-in of 40), ``burn_in``, ``state_init``, ``refresh_states``,
@@ -151,7 +148,6 @@ class R2D2(RecurrentOffPolicyAlgorithm):
         priority_eta: float = 0.9,
         importance_beta: float = 0.0,
         value_rescaling: bool = True,
-        cut_traces: bool = True,
         exploration_ladder: tuple[float, float] | None = (0.4, 7.0),
         _init_setup_model: bool = True,
         **settings: Unpack[ReplaySettings],
@@ -165,7 +161,6 @@ class R2D2(RecurrentOffPolicyAlgorithm):
         self.priority_eta = priority_eta
         self.importance_beta = importance_beta
         self.value_rescaling = value_rescaling
-        self.cut_traces = cut_traces
         self.exploration_ladder = exploration_ladder
         # Of the latest step, the mean over environments; ``predict`` explores at this rate, as in SB3's DQN
         self.exploration_rate = 0.0
@@ -326,7 +321,7 @@ class R2D2(RecurrentOffPolicyAlgorithm):
             self._diagnose(samples, encoded.latents)
             self._refresh_states(samples, encoded, encoded)
             q_values = self.q_net.q_values(encoded.latents)
-            targets = self._targets(samples, q_values.detach())
+            targets = self._targets(samples, q_values[1:].detach())
 
             # Get the values of the actions from the replay buffer
             current_q_values = q_values[:-1].gather(-1, samples.actions.long()).squeeze(-1)
@@ -350,16 +345,13 @@ class R2D2(RecurrentOffPolicyAlgorithm):
         self.logger.record("train/q_values", mean_item(q_means))
 
     @th.no_grad()
-    def _targets(self, samples: RecurrentSequenceSamples, online_values: th.Tensor) -> th.Tensor:
+    def _targets(self, samples: RecurrentSequenceSamples, next_online_values: th.Tensor) -> th.Tensor:
         """Double Q-learning, (T, B): the online network chooses the next action, the target network values it."""
-        greedy_actions = online_values.argmax(dim=-1, keepdim=True)
+        next_actions = next_online_values.argmax(dim=-1, keepdim=True)
         next_q_values = self.q_net_target.q_values(self.q_net_target.encode(samples).latents[1:])
-        next_values = self._from_learned_scale(next_q_values.gather(-1, greedy_actions[1:]).squeeze(-1))
-        counted = samples.mask
-        if self.cut_traces:
-            counted = counted * (greedy_actions[:-1] == samples.actions).squeeze(-1)
+        next_values = self._from_learned_scale(next_q_values.gather(-1, next_actions).squeeze(-1))
         return self._to_learned_scale(
-            n_step_targets(samples.rewards, samples.terminated, counted, next_values, self.gamma, self.n_steps)
+            n_step_targets(samples.rewards, samples.terminated, samples.mask, next_values, self.gamma, self.n_steps)
         )
 
     def _excluded_save_params(self) -> list[str]:

@@ -36,13 +36,11 @@ def n_step_targets(
     .. math:: y_t = \\sum_{k=0}^{m-1} \\gamma^k r_{t+k} + \\gamma^m V(o_{t+m})
 
     with m the smallest of ``n_steps``, the steps left in the row and the steps up to termination, after which no value is
-    bootstrapped, and those up to one that ``mask`` takes out. A row that ends at a time limit, or in the middle of an episode,
-    bootstraps from its last observation.
+    bootstrapped. A row that ends at a time limit, or in the middle of an episode, bootstraps from its last observation.
 
     :param rewards: (T, B)
     :param terminated: (T, B), 1 where the episode ended for good
-    :param mask: (T, B), 1 where the return of the step before may count this one too: it exists and, where traces are cut,
-        its action is the one that the policy would choose
+    :param mask: (T, B), 1 = the step exists; ones come first in every row
     :param next_values: (T, B), V(o_{t+1}) of the observation that follows each step, or (T, B, n): n values of each, quantiles
         of a distribution say
     :param gamma: discount factor per step
