@@ -68,10 +68,10 @@ STUDIES = {
 
 # The last one spends some of the time that an elementwise memory saves on more units
 CORES: dict[str, tuple[str, ...]] = {
-    "lstm": (),
+    "lstm, memory_bias 0": ("policy_kwargs.core_kwargs.memory_bias=0",),
     "lstm, memory_bias 1": ("policy_kwargs.core_kwargs.memory_bias=1",),
     "lstm, memory_bias 3": ("policy_kwargs.core_kwargs.memory_bias=3",),
-    "gru": ("policy_kwargs.core=gru",),
+    "gru, memory_bias 0": ("policy_kwargs.core=gru", "policy_kwargs.core_kwargs.memory_bias=0"),
     "gru, memory_bias 1": ("policy_kwargs.core=gru", "policy_kwargs.core_kwargs.memory_bias=1"),
     "mingru": ("policy_kwargs.core=mingru",),
     "rtu": ("policy_kwargs.core=rtu",),
@@ -150,6 +150,9 @@ def main() -> None:
                 for settings in CORES.values():
                     run(study.algo, study.env_id, seed, [*study.settings, *settings], FOLDER, CHECKPOINTS / "cores")
     lines = [
+        "Runs before vectors were normalised inside the model and weights averaged for ``predict``: cores compare with each "
+        "other, not with today's defaults.",
+        "",
         "Final models: mean of the seeds and worst of them. Seconds are those of the processor in training, one thread, "
         "beside other work. Last two columns: steps and seconds until the learning curve reached the threshold, one a seed.",
         "",
