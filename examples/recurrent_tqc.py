@@ -16,13 +16,13 @@ def main(total_timesteps: int = 20_000) -> None:
     env = make_vec_env("PendulumNoVel-v1", seed=0)
     # The file has room for the whole buffer, filled or not: a million steps would take much more
     model = RecurrentTQC("MlpLstmPolicy", env, buffer_size=20_000, seed=0)
-    model.learn(total_timesteps // 2, progress_bar=True)
+    model.learn(total_timesteps, progress_bar=True)
     model.save("logs/recurrent_tqc_pendulum")
     model.save_replay_buffer("logs/recurrent_tqc_pendulum_buffer")
 
     model = RecurrentTQC.load("logs/recurrent_tqc_pendulum", env=env)
     model.load_replay_buffer("logs/recurrent_tqc_pendulum_buffer")
-    model.learn(total_timesteps - total_timesteps // 2, reset_num_timesteps=False, progress_bar=True)
+    model.learn(total_timesteps // 4, reset_num_timesteps=False, progress_bar=True)
     mean, std = evaluate_policy(model, env, n_eval_episodes=10)
     print(f"mean return after {model.num_timesteps} steps {mean:.0f} +- {std:.0f}")
 

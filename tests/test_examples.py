@@ -12,27 +12,12 @@ from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SCRIPTS = sorted(path.stem for path in EXAMPLES.glob("*.py"))
 
-# Steps to train for: a few updates beyond ``learning_starts``
-STEPS = {
-    "custom_core": 120,
-    "evaluate_and_record": 120,
-    "images": 200,
-    "meta_learning": 800,
-    "own_environment": 160,
-    "prioritised_replay": 200,
-    "r2d2": 1100,
-    "recurrent_ddpg": 130,
-    "recurrent_sac": 120,
-    "recurrent_sac_discrete": 200,
-    "recurrent_td3": 120,
-    "recurrent_tqc": 206,
-    "vec_normalize": 1100,
-}
+# A few updates beyond the default of ``learning_starts``
+STEPS = 1100
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_example(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert name in STEPS, f"say in STEPS for how many steps the test runs examples/{name}.py"
     models: list[Any] = []
     learn = RecurrentOffPolicyAlgorithm.learn
 
@@ -47,7 +32,7 @@ def test_example(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert spec is not None and spec.loader is not None
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
-    script.main(STEPS[name])
+    script.main(STEPS)
     assert models and all(model._n_updates > 0 for model in models)
     if name == "evaluate_and_record":
         assert any(tmp_path.glob("logs/videos/*.mp4"))
@@ -55,4 +40,4 @@ def test_example(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_each_example_is_listed_once() -> None:
     listed = re.findall(r"\((\w+)\.py\)", (EXAMPLES / "README.md").read_text())
-    assert sorted(listed) == SCRIPTS == sorted(STEPS)
+    assert sorted(listed) == SCRIPTS
