@@ -96,8 +96,8 @@ class R2D2(RecurrentOffPolicyAlgorithm):
     :param importance_beta: initial exponent of the importance weights, annealed to 1; 0, as in the paper, leaves them out
     :param value_rescaling: learn h(Q), h(x) = sign(x)(sqrt(abs(x) + 1) - 1) + 0.001 x, in place of Q
     :param n_steps_decay: updates in which ``n_steps`` falls to 1, by equal ratios; 0, as in the paper, leaves it. Returns of
-        several steps spread values fast, which helps at first. They also count what exploration did in these steps, which keeps
-        a policy from being steady (Schwarzer et al. 2023, BBF, https://arxiv.org/abs/2305.19452, let 10 steps fall to 3)
+        several steps spread values fast, which helps at first. They also count what exploration did in these steps, which
+        keeps a policy from being steady (Schwarzer et al. 2023, BBF, https://arxiv.org/abs/2305.19452, let 10 steps fall to 3)
     :param exploration_ladder: (epsilon, alpha): environment i of N explores at the rate epsilon^(1 + alpha i / (N - 1)).
         Applies from 8 environments on, where the schedule above has no effect; None: the schedule, always
     :param settings: ``sequence_length`` (paper: 80 with its burn-in of 40), ``burn_in``, ``state_init``, ``refresh_states``,
