@@ -30,7 +30,7 @@ def envs(n_envs: int, lengths: tuple[int, ...] = (7, 1, 12, 5)) -> Any:
 
 
 def make_model(n_envs: int = 3, **kwargs: Any) -> R2D2:
-    return R2D2("MlpLstmPolicy", envs(n_envs), **KWARGS | dict(burn_in=0) | kwargs)
+    return R2D2("MlpLstmPolicy", envs(n_envs), **KWARGS | dict(burn_in=0, priority_alpha=0.9) | kwargs)
 
 
 def loss_step_by_step(model: R2D2, samples: Any) -> tuple[float, np.ndarray]:
