@@ -12,7 +12,7 @@ from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule
 
 from sb3_recurrent_offpolicy.acting import EpsilonGreedy
 from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
-from sb3_recurrent_offpolicy.checks import check_integers, check_numbers
+from sb3_recurrent_offpolicy.checks import check_numbers
 from sb3_recurrent_offpolicy.networks import RecurrentQNetwork
 from sb3_recurrent_offpolicy.policies import R2D2Policy
 from sb3_recurrent_offpolicy.preprocessing import encode_actions
@@ -33,7 +33,6 @@ OWN_PARAMETERS = (
     "priority_eta",
     "importance_beta",
     "value_rescaling",
-    "n_steps_decay",
     "exploration_ladder",
 )
 
@@ -77,7 +76,7 @@ class R2D2(RecurrentOffPolicyAlgorithm):
     :param replay_buffer_class: a subclass of RecurrentSequenceReplayBuffer
     :param replay_buffer_kwargs: keyword arguments to pass to the replay buffer on creation, e.g. ``stride``
     :param optimize_memory_usage: without effect, observations are always stored once
-    :param n_steps: steps before the bootstrap, inside a sequence; at first, see ``n_steps_decay``
+    :param n_steps: steps before the bootstrap, inside a sequence
     :param target_update_interval: update the target network every this many updates (paper: 2500; SB3's DQN counts steps)
     :param exploration_fraction: fraction of the training over which the exploration rate falls, where there is no ladder; 0
         begins with the final rate
@@ -96,9 +95,6 @@ class R2D2(RecurrentOffPolicyAlgorithm):
     :param priority_eta: weight of the largest error of a sequence against their mean
     :param importance_beta: initial exponent of the importance weights, annealed to 1; 0, as in the paper, leaves them out
     :param value_rescaling: learn h(Q), h(x) = sign(x)(sqrt(abs(x) + 1) - 1) + 0.001 x, in place of Q
-    :param n_steps_decay: updates in which ``n_steps`` falls to 1, by equal ratios; 0, as in the paper, leaves it. Returns of
-        several steps spread values fast, which helps at first. They also count what exploration did in these steps, which
-        keeps a policy from being steady (Schwarzer et al. 2023, BBF, https://arxiv.org/abs/2305.19452, let 10 steps fall to 3)
     :param exploration_ladder: (epsilon, alpha): environment i of N explores at the rate epsilon^(1 + alpha i / (N - 1)).
         Applies from 8 environments on, where the schedule above has no effect; None: the schedule, always
     :param settings: ``sequence_length`` (paper: 80 with its burn-in of 40), ``burn_in``, ``state_init``, ``refresh_states``,
@@ -137,7 +133,7 @@ class R2D2(RecurrentOffPolicyAlgorithm):
         replay_buffer_class: type[ReplayBuffer] | None = None,
         replay_buffer_kwargs: dict[str, Any] | None = None,
         optimize_memory_usage: bool = False,
-        n_steps: int = 5,
+        n_steps: int = 3,
         target_update_interval: int = 200,
         exploration_fraction: float = 0.1,
         exploration_initial_eps: float = 1.0,
@@ -153,7 +149,6 @@ class R2D2(RecurrentOffPolicyAlgorithm):
         priority_eta: float = 0.9,
         importance_beta: float = 0.0,
         value_rescaling: bool = True,
-        n_steps_decay: int = 5000,
         exploration_ladder: tuple[float, float] | None = (0.4, 7.0),
         _init_setup_model: bool = True,
         **settings: Unpack[ReplaySettings],
@@ -167,7 +162,6 @@ class R2D2(RecurrentOffPolicyAlgorithm):
         self.priority_eta = priority_eta
         self.importance_beta = importance_beta
         self.value_rescaling = value_rescaling
-        self.n_steps_decay = n_steps_decay
         self.exploration_ladder = exploration_ladder
         # Of the latest step, the mean over environments; ``predict`` explores at this rate, as in SB3's DQN
         self.exploration_rate = 0.0
@@ -178,7 +172,6 @@ class R2D2(RecurrentOffPolicyAlgorithm):
 
     def _check_settings(self) -> None:
         super()._check_settings()
-        check_integers(0, n_steps_decay=self.n_steps_decay)
         check_numbers(
             0,
             1,
@@ -313,12 +306,6 @@ class R2D2(RecurrentOffPolicyAlgorithm):
 
     # --------------------------------------------------------------- learning
 
-    def _current_n_steps(self) -> int:
-        if self.n_steps_decay == 0:
-            return self.n_steps
-        left = max(1.0 - self._n_updates / self.n_steps_decay, 0.0)
-        return round(self.n_steps**left)
-
     def _update(self, gradient_steps: int, batch_size: int) -> None:
         # Switch to train mode (this affects batch norm / dropout)
         self.policy.set_training_mode(True)
@@ -365,7 +352,7 @@ class R2D2(RecurrentOffPolicyAlgorithm):
         next_q_values = self.q_net_target.q_values(self.q_net_target.encode(samples).latents[1:])
         next_values = self._from_learned_scale(next_q_values.gather(-1, next_actions).squeeze(-1))
         return self._to_learned_scale(
-            n_step_targets(samples.rewards, samples.terminated, samples.mask, next_values, self.gamma, self._current_n_steps())
+            n_step_targets(samples.rewards, samples.terminated, samples.mask, next_values, self.gamma, self.n_steps)
         )
 
     def _excluded_save_params(self) -> list[str]:

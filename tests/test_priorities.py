@@ -251,9 +251,8 @@ def test_an_infinite_error_found_while_acting_counts_as_the_largest_finite_one()
     assert buffer._priorities is not None
     assert np.nanmax(buffer._priorities[0].errors) == 3.0
     # A reward of 1e23 overflows a squared error in float32
-    model = R2D2(
-        "MlpLstmPolicy", "CartPole-v1", buffer_size=2_000, learning_starts=10**6, policy_kwargs=dict(lstm_hidden_size=4)
-    )
+    settings: dict[str, Any] = dict(buffer_size=2_000, learning_starts=10**6, priority_alpha=0.9)
+    model = R2D2("MlpLstmPolicy", "CartPole-v1", policy_kwargs=dict(lstm_hidden_size=4), **settings)
     model.learn(200)
     model.replay_buffer.rings[0].rewards[50] = 1e23
     samples = model._sample_sequences(8)

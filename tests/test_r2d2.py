@@ -20,7 +20,7 @@ from sb3_recurrent_offpolicy.targets import rescale_values, unrescale_values
 from tests.envs import RandomEnv
 from tests.models import PLAIN, Q_LEARNING, latents_step_by_step, losses, n_step_target, random_env_model
 from tests.recorder import OBSERVATION_SPACE
-from tests.setup import KWARGS
+from tests.setup import KWARGS, PRIORITISED
 
 N_ACTIONS = 4
 
@@ -30,7 +30,7 @@ def envs(n_envs: int, lengths: tuple[int, ...] = (7, 1, 12, 5)) -> Any:
 
 
 def make_model(n_envs: int = 3, **kwargs: Any) -> R2D2:
-    return R2D2("MlpLstmPolicy", envs(n_envs), **KWARGS | dict(burn_in=0, priority_alpha=0.9) | kwargs)
+    return R2D2("MlpLstmPolicy", envs(n_envs), **KWARGS | PRIORITISED | kwargs)
 
 
 def loss_step_by_step(model: R2D2, samples: Any) -> tuple[float, np.ndarray]:
@@ -290,17 +290,3 @@ def test_settings_can_be_changed_when_loading(tmp_path: pathlib.Path) -> None:
     loaded = R2D2.load(tmp_path / "model", env=envs(2), priority_alpha=0.5, exploration_final_eps=0.3)
     assert loaded.replay_buffer.priority_alpha == 0.5 and loaded.exploration_schedule(0.0) == 0.3
     loaded.learn(60)
-
-
-def test_n_steps_fall_to_one() -> None:
-    model = make_model(n_steps=5, n_steps_decay=100)
-    found = []
-    for n_updates in (0, 10, 25, 50, 75, 90, 100, 10**6):
-        model._n_updates = n_updates
-        found.append(model._current_n_steps())
-    # 5 to the power of what is left: 5, 4.26, 3.34, 2.24, 1.50, 1.17, 1, 1
-    assert found == [5, 4, 3, 2, 1, 1, 1, 1]
-    model.n_steps_decay = 0
-    assert model._current_n_steps() == 5
-    with pytest.raises(ValueError, match="n_steps_decay=-1"):
-        make_model(n_steps_decay=-1)
