@@ -133,7 +133,7 @@ class R2D2(RecurrentOffPolicyAlgorithm):
         replay_buffer_class: type[ReplayBuffer] | None = None,
         replay_buffer_kwargs: dict[str, Any] | None = None,
         optimize_memory_usage: bool = False,
-        n_steps: int = 3,
+        n_steps: int = 5,
         target_update_interval: int = 200,
         exploration_fraction: float = 0.1,
         exploration_initial_eps: float = 1.0,
