@@ -298,7 +298,7 @@ class RecurrentPolicy(BasePolicy):
         :param episode_starts: (n_envs,), state and previous action are forgotten there
         :return: actions and Q-values as arrays, and the memory after the step
         """
-        # Running statistics count what is learned from, and dropout is for learning
+        # Dropout and statistics of a batch are for learning
         self.set_training_mode(False)
         if episode_starts.any():
             state, (previous_actions,) = (forget(part, episode_starts) for part in (state, (previous_actions,)))
