@@ -34,13 +34,14 @@ class RecurrentTD3(RecurrentOffPolicyAlgorithm):
     :param buffer_size: size of the replay buffer in steps, over all environments
     :param learning_starts: how many steps to collect with random actions before learning starts. Default 1000: the scales of
         rewards and observations are those of the first batches
-    :param batch_size: number of sequences per update. With 64 steps each, fewer make gradients of few episodes
+    :param batch_size: number of sequences per update. Default 16, half of RecurrentSAC's: the delayed actor needs more updates
+        rather than larger ones
     :param tau: the soft update coefficient ("Polyak update", between 0 and 1). Default twice SB3's, because there are fewer
         updates
     :param gamma: the discount factor
     :param train_freq: update the model every ``train_freq`` steps, or ``(n, "step")`` or ``(n, "episode")``
     :param gradient_steps: how many updates after each rollout, or ``-n``: one for every n steps that all environments together
-        have made. Default -4, so that learning does not depend on the number of environments; -1 is as in SB3
+        have made. Default -2, so that learning does not depend on the number of environments; -1 is as in SB3
     :param action_noise: the action noise; a deterministic policy explores by nothing else. A number is the standard deviation
         of Gaussian noise, actions reaching from -1 to 1. Default 0.1, the paper's (SB3: none, and nothing new is tried)
     :param replay_buffer_class: a subclass of RecurrentSequenceReplayBuffer
@@ -81,11 +82,11 @@ class RecurrentTD3(RecurrentOffPolicyAlgorithm):
         learning_rate: float | Schedule = 1e-3,
         buffer_size: int = 1_000_000,
         learning_starts: int = 1000,
-        batch_size: int = 32,
+        batch_size: int = 16,
         tau: float = 0.01,
         gamma: float = 0.99,
         train_freq: int | tuple[int, str] = 1,
-        gradient_steps: int = -4,
+        gradient_steps: int = -2,
         action_noise: ActionNoise | float | None = 0.1,
         replay_buffer_class: type[ReplayBuffer] | None = None,
         replay_buffer_kwargs: dict[str, Any] | None = None,

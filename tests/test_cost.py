@@ -77,9 +77,9 @@ def add(buffer: RecurrentSequenceReplayBuffer, n_steps: int) -> None:
 
 @pytest.mark.parametrize("priority_alpha", [0.0, 0.9])
 def test_one_transfer_per_array_of_a_batch(priority_alpha: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However long and many the sequences are."""
+    """However long and many the sequences are. Of 16, some have a burn-in prefix."""
     counts = []
-    for length, batch in ((4, 3), (20, 64)):
+    for length, batch in ((4, 16), (20, 64)):
         buffer = filled(600, sequence_length=length, burn_in=4, priority_alpha=priority_alpha)
         transfers: list[Any] = []
         monkeypatch.setattr(
