@@ -1,4 +1,4 @@
-"""R2D2: double Q-learning from sequences, prioritised if wanted, with memory."""
+"""R2D2: double Q-learning from prioritised sequences, with memory."""
 
 from typing import Any, NamedTuple
 
@@ -52,7 +52,7 @@ class _PendingStep(NamedTuple):
 class R2D2(RecurrentOffPolicyAlgorithm):
     """
     Recurrent Replay Distributed DQN: double Q-learning with a recurrent dueling network, n-step targets inside sequences,
-    value rescaling, stored states with burn-in, and prioritised sequence replay; the last two where they are asked for.
+    value rescaling, stored states with burn-in, and prioritised sequence replay.
 
     R2D2: Kapturowski et al. 2019, https://openreview.net/forum?id=r1lyTjAqYX. Double Q-learning: van Hasselt et al. 2016.
     Dueling: Wang et al. 2016. Prioritised replay: Schaul et al. 2016. Value rescaling: Pohlen et al. 2018. Exploration
@@ -90,8 +90,7 @@ class R2D2(RecurrentOffPolicyAlgorithm):
     :param verbose: 0 for no output, 1 for info messages, 2 for debug messages
     :param seed: seed for the pseudo random generators
     :param device: device (cpu, cuda, ...) on which the code should be run
-    :param priority_alpha: exponent of the priorities (paper: 0.9). Default 0, uniform replay, with which CartPole without
-        velocities is learned sooner and kept better
+    :param priority_alpha: exponent of the priorities; 0 replays uniformly
     :param priority_eta: weight of the largest error of a sequence against their mean
     :param importance_beta: initial exponent of the importance weights, annealed to 1; 0, as in the paper, leaves them out
     :param value_rescaling: learn h(Q), h(x) = sign(x)(sqrt(abs(x) + 1) - 1) + 0.001 x, in place of Q
@@ -145,7 +144,7 @@ class R2D2(RecurrentOffPolicyAlgorithm):
         verbose: int = 0,
         seed: int | None = None,
         device: th.device | str = "auto",
-        priority_alpha: float = 0.0,
+        priority_alpha: float = 0.9,
         priority_eta: float = 0.9,
         importance_beta: float = 0.0,
         value_rescaling: bool = True,
