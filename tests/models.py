@@ -17,7 +17,6 @@ from sb3_recurrent_offpolicy.networks import HistoryEncoder
 from sb3_recurrent_offpolicy.type_aliases import CoreState
 from tests.envs import RandomEnv
 from tests.recorder import ACTION_SPACE, OBSERVATION_SPACE
-from tests.setup import PRIORITISED
 
 SMALL = dict(lstm_hidden_size=6)
 # Oracles see observations as they are, and predict what the latest weights do
@@ -51,9 +50,7 @@ def random_env_model(variant: Variant, seed: int = 0, policy_kwargs: dict[str, A
     env = make_vec_env(lambda: RandomEnv(OBSERVATION_SPACE, variant.action_space, lengths=(13, 9, 2, 1)), n_envs=3, seed=seed)
     settings: dict[str, Any] = dict(sequence_length=5, buffer_size=900, learning_starts=10**6, reward_scale=1.0, gamma=0.9)
     net_arch: Any = [8, 7]
-    if variant.algorithm is R2D2:
-        settings |= PRIORITISED
-    else:
+    if variant.algorithm is not R2D2:
         net_arch = dict(pi=[9], qf=net_arch)
     policy_kwargs = SMALL | PLAIN | dict(n_lstm_layers=2, net_arch=net_arch) | (policy_kwargs or {})
     model: Any = variant.algorithm(

@@ -8,7 +8,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_recurrent_offpolicy import R2D2, RecurrentTD3
+from sb3_recurrent_offpolicy import RecurrentTD3
 from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
 from tests.envs import RandomEnv
 from tests.recorder import ACTION_SPACE, OBSERVATION_SPACE
@@ -23,8 +23,6 @@ KWARGS: dict[str, Any] = dict(
     device="cpu",
     policy_kwargs=dict(lstm_hidden_size=5, net_arch=[7]),
 )
-# Of R2D2: its first errors are found while acting, and there is more that can go wrong
-PRIORITISED = dict(priority_alpha=0.9)
 
 
 def random_envs(n_envs: int, lengths: tuple[int, ...] = (7, 1, 12, 5), action_space: spaces.Space = ACTION_SPACE) -> VecEnv:
@@ -36,4 +34,4 @@ def noise(n_actions: int = 3) -> NormalActionNoise:
 
 
 def model_on(env: VecEnv, algorithm: type[RecurrentOffPolicyAlgorithm] = RecurrentTD3, **kwargs: Any) -> Any:
-    return algorithm("MlpLstmPolicy", env, **KWARGS | (PRIORITISED if issubclass(algorithm, R2D2) else {}) | kwargs)
+    return algorithm("MlpLstmPolicy", env, **KWARGS | kwargs)

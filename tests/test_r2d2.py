@@ -20,7 +20,7 @@ from sb3_recurrent_offpolicy.targets import rescale_values, unrescale_values
 from tests.envs import RandomEnv
 from tests.models import PLAIN, Q_LEARNING, latents_step_by_step, losses, n_step_target, random_env_model
 from tests.recorder import OBSERVATION_SPACE
-from tests.setup import KWARGS, PRIORITISED
+from tests.setup import KWARGS
 
 N_ACTIONS = 4
 
@@ -30,7 +30,7 @@ def envs(n_envs: int, lengths: tuple[int, ...] = (7, 1, 12, 5)) -> Any:
 
 
 def make_model(n_envs: int = 3, **kwargs: Any) -> R2D2:
-    return R2D2("MlpLstmPolicy", envs(n_envs), **KWARGS | PRIORITISED | kwargs)
+    return R2D2("MlpLstmPolicy", envs(n_envs), **KWARGS | kwargs)
 
 
 def loss_step_by_step(model: R2D2, samples: Any) -> tuple[float, np.ndarray]:
