@@ -19,11 +19,9 @@ from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
-import rl_zoo3.import_envs  # noqa: F401  registers the NoVel environments
 import torch as th
 from stable_baselines3 import SAC, TD3
 
-import sb3_recurrent_offpolicy.envs  # noqa: F401  registers its environments
 from benchmarks.learning import CHECKPOINTS, DEFAULT_ENTRY, EVALUATION_SEED, RESULTS, run, score
 from benchmarks.report import Result, markdown, number, results_of
 from benchmarks.tasks import TASKS

@@ -17,7 +17,7 @@ class RunningNormExtractor(BaseFeaturesExtractor):
     observation, and what hardly changes is seen too. It has nothing to learn: actor and critic share it. Observations of other
     spaces than Box are passed as they are.
 
-    Running statistics in front of the networks are what SimBa gains most from (Lee et al. 2024, https://arxiv.org/abs/2410.09754).
+    SimBa has running statistics in front of its networks too (Lee et al. 2024, https://arxiv.org/abs/2410.09754).
     ``VecNormalize`` does the same outside of the model; then this changes little.
 
     :param observation_space: observation space
