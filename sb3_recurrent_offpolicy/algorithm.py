@@ -28,7 +28,7 @@ from sb3_recurrent_offpolicy.acting import BehaviorPolicy
 from sb3_recurrent_offpolicy.buffers import RecurrentSequenceReplayBuffer
 from sb3_recurrent_offpolicy.checks import check_actions, check_integers, check_numbers, check_positive, check_switches
 from sb3_recurrent_offpolicy.diagnostics import state_staleness
-from sb3_recurrent_offpolicy.optimizing import keep_freed_memory, latest_norms, minimize
+from sb3_recurrent_offpolicy.optimizing import keep_freed_memory, latest_norms, minimize, take_n_refused
 from sb3_recurrent_offpolicy.overlap import OverlappingAlgorithm
 from sb3_recurrent_offpolicy.policies import POLICY_NAMES, RecurrentPolicy, check_policy_name, named_policy_kwargs
 from sb3_recurrent_offpolicy.rewards import RewardNormalizer
@@ -107,7 +107,7 @@ class RecurrentOffPolicyAlgorithm(OverlappingAlgorithm):
         env: GymEnv | str,
         learning_rate: float | Schedule,
         *,
-        n_steps: int = 1,
+        n_steps: int | None = 1,
         replay_buffer_class: type[ReplayBuffer] | None = None,
         replay_buffer_kwargs: dict[str, Any] | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -138,7 +138,8 @@ class RecurrentOffPolicyAlgorithm(OverlappingAlgorithm):
             check_policy_name(policy, self.observation_space)
         for name, value in settings.items():
             setattr(self, name, value)
-        self.n_steps = n_steps
+        # RecurrentSAC chooses one for its actions
+        self.n_steps = n_steps  # type: ignore[assignment]
         self.algorithm_name = self._algorithm_name()
 
     @classmethod
@@ -285,6 +286,15 @@ class RecurrentOffPolicyAlgorithm(OverlappingAlgorithm):
 
     # --------------------------------------------------------------- learning
 
+    def _setup_learn(self, total_timesteps: int, callback: MaybeCallback = None, *args: Any, **kwargs: Any) -> Any:
+        # SB3 resets it, although episodes go on
+        noise = copy.deepcopy(self.action_noise)
+        goes_on = self._last_obs is not None and not (args[0] if args else kwargs.get("reset_num_timesteps", True))
+        found = super()._setup_learn(total_timesteps, callback, *args, **kwargs)
+        if goes_on:
+            self.action_noise = noise
+        return found
+
     def learn(
         self: SelfRecurrentOffPolicyAlgorithm,
         total_timesteps: int,
@@ -352,7 +362,19 @@ class RecurrentOffPolicyAlgorithm(OverlappingAlgorithm):
         :param errors: temporal-difference errors, (T, B), of several critics the root of their mean square
         """
         if self.replay_buffer.priority_alpha > 0:
+            # Errors that are not finite are no priorities
+            self._check_updates()
             self.replay_buffer.update_priorities(samples, errors)
+
+    def _check_updates(self) -> None:
+        for name in self.optimizer_names:
+            if take_n_refused(attrgetter(name)(self)) > 0:
+                network = name.split(".")[0].replace("policy", "Q-network")
+                raise FloatingPointError(
+                    f"Update {self._n_updates}: the loss of the {network}, or its gradient, is not finite. The step was not "
+                    "made: parameters and priorities are as before it, and can be saved. Lower learning_rate, or look for "
+                    "huge rewards and observations (VecCheckNan, VecNormalize)"
+                )
 
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
         super()._update_current_progress_remaining(num_timesteps, total_timesteps)

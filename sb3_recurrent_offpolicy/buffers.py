@@ -121,15 +121,15 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
         """
         :param seed: of the generator that sequences are drawn with; None takes one from the operating system
         """
-        self._generator = np.random.default_rng(seed)
+        self.generator = np.random.default_rng(seed)
 
     def reset(self) -> None:
         """Forget everything, rings that were added too; the next step makes new arrays."""
         super().reset()
         self.rings: list[StepRing] = []
         # Of each ring, if replay is prioritised
-        self._priorities: list[WindowPriorities] = []
-        self._recorded_ring: int | None = None
+        self.priorities: list[WindowPriorities] = []
+        self.recorded_ring_index: int | None = None
         self.add_ring(self.n_envs)
 
     # ------------------------------------------------------------------- adding
@@ -149,7 +149,7 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
         rows = self.buffer_size if n_rows is None else n_rows
         self.rings.append(StepRing(StepLayout(self), rows, n_envs, self.state_init == "stored", self.stride))
         if self.priority_alpha > 0:
-            self._priorities.append(WindowPriorities(rows, n_envs, self._lattice, self.priority_alpha, self.priority_eta))
+            self.priorities.append(WindowPriorities(rows, n_envs, self._lattice, self.priority_alpha, self.priority_eta))
         return len(self.rings) - 1
 
     def add(  # type: ignore[override]
@@ -175,7 +175,7 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
         :param episode_starts: (n_envs,), o_t is the first observation of an episode
         :param lstm_states: memory before the step, that is, what the policy was given together with o_t; None will do unless
             ``rings[0].wants_states``
-        :raises ValueError: if a reward is not finite or the states do not fit; nothing is stored then
+        :raises ValueError: if a number is not finite or the states do not fit; nothing is stored then
         """
         if self.buffer_size == 1:
             raise ValueError("buffer_size=1 is for a model that only predicts: make or load it with a larger one to learn")
@@ -185,10 +185,14 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
                 terminated[env] = not infos[env].get("TimeLimit.truncated", False)
         ring = self.rings[0]
         ring.add(obs, next_obs, action, reward, terminated, episode_starts, lstm_states)
-        self.pos = ring.n_added % ring.n_rows
-        self.full = ring.n_added >= ring.n_rows
-        if self._priorities:
-            self._priorities[0].add((ring.n_added - 1) % ring.n_rows)
+        self.follow_first_ring()
+        if self.priorities:
+            self.priorities[0].add((ring.n_added - 1) % ring.n_rows)
+
+    def follow_first_ring(self) -> None:
+        """Bring up to date what SB3 knows of a buffer, after steps have been added to the first ring."""
+        ring = self.rings[0]
+        self.pos, self.full = ring.n_added % ring.n_rows, ring.n_added >= ring.n_rows
 
     def extend(self, steps: Stretch, ring: int = 0) -> None:
         """
@@ -196,17 +200,16 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
 
         :param steps: of all environments of the ring
         :param ring: index from :meth:`add_ring`
-        :raises ValueError: if a reward is not finite, the states do not fit, or there are more steps than the ring keeps;
+        :raises ValueError: if a number is not finite, the states do not fit, or there are more steps than the ring keeps;
             nothing is stored then
         """
         if ring not in range(len(self.rings)):
             raise ValueError(f"ring={ring} does not exist: add_ring() returns the index of a new one")
         target = self.rings[ring]
         target.extend(steps)
-        if ring == 0:
-            self.pos, self.full = target.n_added % target.n_rows, target.n_added >= target.n_rows
-        if self._priorities:
-            self._priorities[ring].add(np.arange(target.n_added - len(steps.rewards), target.n_added) % target.n_rows)
+        self.follow_first_ring()
+        if self.priorities:
+            self.priorities[ring].add(np.arange(target.n_added - len(steps.rewards), target.n_added) % target.n_rows)
 
     def estimate_nbytes(self, state_size: int = 0) -> int:
         """
@@ -216,7 +219,7 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
         :return: bytes; final observations of episodes, one each, come on top
         """
         of_steps = sum(ring.estimate_nbytes(state_size) for ring in self.rings)
-        return of_steps + sum(priorities.estimate_nbytes() for priorities in self._priorities)
+        return of_steps + sum(priorities.estimate_nbytes() for priorities in self.priorities)
 
     @property
     def recorded_ring(self) -> int:
@@ -224,9 +227,9 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
         Index of the ring of recorded episodes, of one environment. It keeps as many steps as the first ring does of each of
         its environments, and what is experienced meanwhile does not overwrite them.
         """
-        if self._recorded_ring is None:
-            self._recorded_ring = self.add_ring()
-        return self._recorded_ring
+        if self.recorded_ring_index is None:
+            self.recorded_ring_index = self.add_ring()
+        return self.recorded_ring_index
 
     # ------------------------------------------------------------------ drawing
 
@@ -247,14 +250,14 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
             raise ValueError("The replay buffer is empty: add steps before sampling (raise learning_starts)")
         n_windows = max(batch_size, FEWEST_WINDOWS)
         if self.sequence_length is None:
-            drawn = draw_episodes(self._generator, filled, batch_size)
-        elif self._priorities:
+            drawn = draw_episodes(self.generator, filled, batch_size)
+        elif self.priorities:
             beta = self.importance_beta if importance_beta is None else importance_beta
-            windows = draw_by_priority(self._generator, filled, n_windows, self._priorities, beta, self.burn_in)
-            drawn = keep(self._generator, windows, batch_size)
+            windows = draw_by_priority(self.generator, filled, n_windows, self.priorities, beta, self.burn_in)
+            drawn = keep(self.generator, windows, batch_size)
         else:
-            windows = draw_uniformly(self._generator, filled, n_windows, self._lattice, self.burn_in)
-            drawn = keep(self._generator, windows, batch_size)
+            windows = draw_uniformly(self.generator, filled, n_windows, self._lattice, self.burn_in)
+            drawn = keep(self.generator, windows, batch_size)
         batches = [self._reader.read(filled[index], index, pieces, env) for index, pieces in drawn]
         return batches[0] if len(batches) == 1 else concatenate(batches)
 
@@ -268,13 +271,13 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
         :param samples: the batch
         :param errors: temporal-difference errors, (T, B)
         """
-        if not self._priorities:
+        if not self.priorities:
             return
         values, lengths = errors.detach().abs().cpu().numpy(), samples.mask.sum(dim=0).long().cpu().numpy()
         for index in np.unique(samples.rings).tolist():
             ring, columns = self.rings[index], np.flatnonzero(samples.rings == index)
             begins, envs = np.divmod(samples.indices[columns], ring.n_envs)
-            self._priorities[index].record(
+            self.priorities[index].record(
                 begins, begins + lengths[columns], envs, values[:, columns], ring.first_usable(), ring.n_added
             )
 
@@ -285,8 +288,8 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
 
         :param errors: absolute temporal-difference errors, (n_envs,)
         """
-        if self._priorities:
-            self._priorities[0].record_newest(self.rings[0].n_added - 1, errors)
+        if self.priorities:
+            self.priorities[0].record_newest(self.rings[0].n_added - 1, errors)
 
     def write_states(self, samples: RecurrentSequenceSamples, states: RNNStates) -> None:
         """
@@ -335,11 +338,11 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
         """
         :return: mean and largest priority of the windows that can be drawn; empty if replay is uniform
         """
-        if not self._priorities:
+        if not self.priorities:
             return {}
         live = [
             priorities.live_weights(ring.first_usable(), ring.n_added)[1].ravel()
-            for ring, priorities in zip(self.rings, self._priorities, strict=True)
+            for ring, priorities in zip(self.rings, self.priorities, strict=True)
             if ring.n_added > 0
         ]
         found = np.concatenate(live) ** (1.0 / self.priority_alpha)

@@ -47,6 +47,9 @@ class FusedAdam(th.optim.Adam):
         super().__init__(params, **kwargs | {"fused": True})
         self._forget()
 
+    # 1 if the next step is not to be made, as torch's ``GradScaler`` has it
+    found_inf: th.Tensor | None = None
+
     def _forget(self) -> None:
         # Of each group all of whose parameters have a state
         self._prepared: dict[int, _Prepared] = {}
@@ -99,6 +102,8 @@ class FusedAdam(th.optim.Adam):
                 continue
             for step in prepared.counts:
                 step += 1
+                if self.found_inf is not None:
+                    step -= self.found_inf
             beta1, beta2 = group["betas"]
             th._fused_adam_(
                 prepared.parameters,
@@ -114,6 +119,7 @@ class FusedAdam(th.optim.Adam):
                 eps=group["eps"],
                 amsgrad=group["amsgrad"],
                 maximize=group["maximize"],
+                found_inf=self.found_inf,
             )
 
     def _prepare(self, index: int, group: dict[str, Any]) -> tuple["_Prepared", list[th.Tensor]]:
@@ -173,7 +179,48 @@ def latest_norms(optimizer: th.optim.Optimizer) -> tuple[th.Tensor, th.Tensor]:
     return norms, limits
 
 
-def _clip(optimizer: th.optim.Optimizer, gradients: list[th.Tensor], max_norm: MaxGradNorm) -> None:
+def step_if_finite(optimizer: th.optim.Optimizer, norm: th.Tensor) -> None:
+    """
+    Make a step, unless the gradient is not finite: parameters stay as they were then. :func:`take_n_refused` tells afterwards,
+    because asking here would wait for the device.
+
+    :param optimizer: whose parameters have gradients
+    :param norm: of all these gradients, scalar
+    """
+    refused = (~norm.isfinite()).float()
+    optimizer.n_refused = getattr(optimizer, "n_refused", 0.0) + refused  # type: ignore[attr-defined]
+    if isinstance(optimizer, FusedAdam):
+        optimizer.found_inf = refused
+        optimizer.step()
+    elif not refused.item():
+        optimizer.step()
+
+
+def take_n_refused(optimizer: th.optim.Optimizer) -> int:
+    """
+    :param optimizer: any
+    :return: steps that were not made since this was last asked
+    """
+    n_refused = int(getattr(optimizer, "n_refused", 0.0))
+    optimizer.n_refused = 0.0  # type: ignore[attr-defined]
+    return n_refused
+
+
+def check_finite_parameters(module: th.nn.Module) -> None:
+    """
+    :param module: about to be saved
+    :raises ValueError: if one of its parameters is not finite
+    """
+    for name, parameter in module.named_parameters():
+        if not parameter.isfinite().all():
+            raise ValueError(
+                f"{name} holds {parameter[~parameter.isfinite()][0].item()}: such a model is of no use, and is not saved. "
+                "Take the last one that was saved, and lower learning_rate"
+            )
+
+
+def _clip(optimizer: th.optim.Optimizer, gradients: list[th.Tensor], max_norm: MaxGradNorm) -> th.Tensor:
+    """The norm of the gradients as they were."""
     # One norm in place of one for each tensor, as in ``torch.nn.utils.clip_grad_norm_``
     norm = th.cat([gradient.flatten() for gradient in gradients]).norm()
     norms, limits = latest_norms(optimizer)
@@ -183,14 +230,15 @@ def _clip(optimizer: th.optim.Optimizer, gradients: list[th.Tensor], max_norm: M
     norms[index] = norm
     if max_norm is None:
         limits[index] = th.inf
-        return
+        return norm
     limits[index] = norms.nanmedian() if max_norm == "auto" else max_norm
     th._foreach_mul_(gradients, (limits[index] / (norm + 1e-6)).clamp(max=1.0))
+    return norm
 
 
 def minimize(loss: th.Tensor, optimizer: th.optim.Optimizer, max_grad_norm: MaxGradNorm = None) -> None:
     """
-    One step on the parameters of an optimizer; no other parameter gets a gradient.
+    One step on the parameters of an optimizer; no other parameter gets a gradient. No step if the gradient is not finite.
 
     :param loss: scalar
     :param optimizer: of the parameters
@@ -201,5 +249,4 @@ def minimize(loss: th.Tensor, optimizer: th.optim.Optimizer, max_grad_norm: MaxG
     gradients = th.autograd.grad(loss, parameters, allow_unused=True)
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient
-    _clip(optimizer, list(filter(th.is_tensor, gradients)), max_grad_norm)
-    optimizer.step()
+    step_if_finite(optimizer, _clip(optimizer, list(filter(th.is_tensor, gradients)), max_grad_norm))

@@ -59,9 +59,21 @@ class OverlappingAlgorithm(ReplayingAlgorithm):
     _steps_without_update: int = 0
     # What SB3's loop calls next is train, and then another rollout
     _rollout_follows: bool = False
+    # To be done before the next rollout
+    _task_at_rest: Callable[[], None] | None = None
+
+    def at_rest(self, task: Callable[[], None]) -> None:
+        """
+        :param task: called before the next rollout, when all steps are stored and all updates that do not wait for a step are
+            made. Callbacks are called in mid-step
+        """
+        self._task_at_rest = task
 
     def collect_rollouts(self, env: VecEnv, *args: Any, **kwargs: Any) -> RolloutReturn:
         self._rollout_follows = False
+        if self._task_at_rest is not None:
+            task, self._task_at_rest = self._task_at_rest, None
+            task()
         if self._due_updates > 0:
             env = UpdatesDuringStep(env, self._make_due_updates)  # type: ignore[assignment]
         rollout = super().collect_rollouts(env, *args, **kwargs)
@@ -85,6 +97,13 @@ class OverlappingAlgorithm(ReplayingAlgorithm):
             self._due_updates, self._rollout_follows = gradient_steps, False
         else:
             self._update(gradient_steps, self.batch_size if batch_size is None else batch_size)
+            self._check_updates()
+
+    def _check_updates(self) -> None:
+        """
+        :raises FloatingPointError: if one of the latest updates could not be made, because a gradient was not finite
+        """
+        raise NotImplementedError()
 
     def _update(self, gradient_steps: int, batch_size: int) -> None:
         """
@@ -100,5 +119,6 @@ class OverlappingAlgorithm(ReplayingAlgorithm):
         # A model that was loaded without its replay buffer has nothing to learn from yet
         if due_updates > 0 and self.replay_buffer.size() > 0:
             self._update(due_updates, self.batch_size)
+            self._check_updates()
             # SB3 does so at the beginning of a rollout only, which is over
             self.policy.set_training_mode(False)

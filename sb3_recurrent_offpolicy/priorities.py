@@ -94,6 +94,36 @@ class WindowPriorities:
         self.peaks = np.zeros(self.weights.shape, dtype=np.float32)
         self.allocated = True
 
+    def state(self, first: int, last: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """
+        :param first: first time that can be sampled
+        :param last: time after the last one
+        :return: what is known, for JSON and as arrays, without room for steps to come
+        """
+        numbers = {"first": first, "last": last, "largest_error": self.largest_error, "known_until": self._known_until}
+        if not self.allocated:
+            return numbers, {}
+        slots = self._slots(first, last)
+        arrays = {"errors": self.errors[:last], "weights": self.weights[slots], "peaks": self.peaks[slots]}
+        return numbers, arrays
+
+    def restore(self, numbers: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        """
+        :param numbers: from :meth:`state`
+        :param arrays: from :meth:`state`
+        """
+        self.largest_error, self._known_until = numbers["largest_error"], numbers["known_until"]
+        if arrays:
+            self._allocate()
+            self.errors[: len(arrays["errors"])] = arrays["errors"]
+            slots = self._slots(numbers["first"], numbers["last"])
+            self.weights[slots], self.peaks[slots] = arrays["weights"], arrays["peaks"]
+
+    def _slots(self, first: int, last: int) -> np.ndarray:
+        """Of the windows that touch these times, the oldest first."""
+        low, high = self.lattice.touching(first, last)
+        return np.arange(low, high) % len(self.weights)
+
     def add(self, rows: Any) -> None:
         """
         :param rows: of the ring, where new steps of every environment stand
@@ -142,8 +172,8 @@ class WindowPriorities:
         :param last: time after the last one
         :return: the first lattice point whose window touches these times, and the weights from there on: (n_points, n_envs)
         """
-        low, high = self.lattice.touching(first, last)
-        slots = np.arange(low, high) % len(self.weights)
+        low = self.lattice.touching(first, last)[0]
+        slots = self._slots(first, last)
         if self._known_until > first:
             # The other slots hold windows of a ring ago
             n_known = self.lattice.touching(first, self._known_until)[1] - low

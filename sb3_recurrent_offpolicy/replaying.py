@@ -1,15 +1,22 @@
 """What an algorithm replays: its own steps, those of others, recorded episodes, a saved buffer; and their rewards' scale."""
 
-from typing import Any, ClassVar, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
-from stable_baselines3.common.save_util import load_from_pkl
+from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.vec_env import VecEnvWrapper
 
+from sb3_recurrent_offpolicy.buffer_files import load_buffer, save_buffer
 from sb3_recurrent_offpolicy.buffers import RecurrentSequenceReplayBuffer
+from sb3_recurrent_offpolicy.files import reading, with_suffix
 from sb3_recurrent_offpolicy.persistence import SavedAlgorithm
 from sb3_recurrent_offpolicy.recorded import episode_as_stretch
 from sb3_recurrent_offpolicy.rewards import ReturnStatistics, RewardNormalizer
+from sb3_recurrent_offpolicy.training_state import CheckpointPosition, read_checkpoint
 from sb3_recurrent_offpolicy.type_aliases import RecurrentSequenceSamples, Stretch
+
+SelfReplayingAlgorithm = TypeVar("SelfReplayingAlgorithm", bound="ReplayingAlgorithm")
 
 
 class ReplayingAlgorithm(SavedAlgorithm):
@@ -21,6 +28,34 @@ class ReplayingAlgorithm(SavedAlgorithm):
     replay_buffer: RecurrentSequenceReplayBuffer
     reward_normalizer: RewardNormalizer
     reward_scale: float | Literal["auto"]
+
+    # Where the model stands in a folder of checkpoints
+    _checkpoint_position: CheckpointPosition | None = None
+
+    @classmethod
+    def resume(cls: type[SelfReplayingAlgorithm], path: str | Path, env: GymEnv | None = None) -> SelfReplayingAlgorithm:
+        """
+        Go on with a training run from its newest checkpoint that is whole, as if it had never stopped::
+
+            model = RecurrentTD3.resume("run")
+            model.learn(remaining, callback=CompleteCheckpoint(10_000, "run"), reset_num_timesteps=False)
+
+        Everything is as it was: networks, optimizers, replay buffer, running episodes, environments, random streams, also the
+        global ones of Python, NumPy and torch. On the same machine and with the same libraries the run goes on bit for bit.
+        This runs pickles that the checkpoint holds: resume only your own.
+
+        :param path: folder that :class:`~sb3_recurrent_offpolicy.checkpoint.CompleteCheckpoint` writes to
+        :param env: environments made as for training, where the checkpoint could not hold them: those of a ``SubprocVecEnv``.
+            With the wrapper :class:`~sb3_recurrent_offpolicy.envs.ResumableEnv` they go on too, without it they begin new
+            episodes. Wrappers around all of them, ``VecNormalize`` say, come from the checkpoint
+        :return: the model
+        :raises ValueError: if there is no checkpoint that is whole, or another algorithm wrote it, or ``env`` is missing
+        """
+        if env is not None:
+            env = cls._wrap_env(env)
+            while isinstance(env, VecEnvWrapper):
+                env = env.venv
+        return read_checkpoint(Path(path).resolve(), cls._algorithm_name(), lambda: cls.__new__(cls), env)
 
     def _make_replay_buffer(self) -> RecurrentSequenceReplayBuffer:
         assert self.replay_buffer_class is not None and issubclass(self.replay_buffer_class, RecurrentSequenceReplayBuffer)
@@ -104,32 +139,31 @@ class ReplayingAlgorithm(SavedAlgorithm):
         n_envs, n_rows = self.replay_buffer.rings[ring].n_envs, self.replay_buffer.rings[ring].n_rows
         return self.reward_normalizer.statistics.setdefault(ring, ReturnStatistics(n_envs, n_rows))
 
+    def save_replay_buffer(self, path: Any) -> None:
+        """
+        Save the replay buffer: arrays and JSON in a zip archive that ``numpy.load`` can read too, and no pickle. Only steps
+        that have been made are written. The file takes its place when it is complete.
+
+        :param path: path to the file, ".pkl" is added where there is no suffix, as in SB3; or an open file
+        :raises OSError: if it cannot be written; what was there before stays in place
+        """
+        assert self.replay_buffer is not None, "The replay buffer is not defined"
+        save_buffer(self.replay_buffer, with_suffix(path, ".pkl"))
+
     def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
         """
-        Load a replay buffer from a pickle file. The next ``learn`` begins a new episode: the buffer's last one is not
-        going on.
+        Load a replay buffer from a file of :meth:`save_replay_buffer`. No pickle is run. The next ``learn`` begins a new
+        episode: the buffer's last one is not going on.
 
-        :param path: path to the pickled replay buffer
+        :param path: path to the file, or an open one
         :param truncate_last_traj: without effect, for compatibility
-        :raises ValueError: if the file holds another kind of buffer, or one recorded with other settings; the present buffer
-            stays in place
+        :raises ValueError: if the file is damaged, holds another kind of buffer, or one recorded with other settings; the
+            present buffer stays in place
         """
-        loaded = load_from_pkl(path, self.verbose)
-        if isinstance(loaded, RecurrentSequenceReplayBuffer) and not hasattr(loaded, "rings"):
-            raise ValueError(f"{path} was saved by an older version, whose replay buffers cannot be read: collect again")
-        if not isinstance(loaded, RecurrentSequenceReplayBuffer):
-            raise ValueError(f"{path} holds a {type(loaded).__name__}, not a RecurrentSequenceReplayBuffer")
-        # Users drop the present one to have room for another
-        present_buffer = self.replay_buffer or self._make_replay_buffer()
-        for name in ("n_envs", "observation_space", "action_space", *RecurrentSequenceReplayBuffer.settings):
-            recorded, present = getattr(loaded, name), getattr(present_buffer, name)
-            if recorded != present:
-                raise ValueError(
-                    f"{path} was recorded with {name}={recorded}, this model has {name}={present}: load it into a model with "
-                    f"{name}={recorded}, or go on without it"
-                )
-        loaded.check_states(self.policy.initial_states)
-        loaded.device = self.device
+        loaded = self._make_replay_buffer()
+        with reading(path, ".pkl") as file:
+            load_buffer(loaded, file)
+            loaded.check_states(self.policy.initial_states)
         self.replay_buffer = loaded
         self._last_obs = None
         self.reward_normalizer.statistics.clear()

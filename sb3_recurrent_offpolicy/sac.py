@@ -10,12 +10,11 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.preprocessing import get_action_dim
-from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.type_aliases import GymEnv, Schedule, TensorDict
 
 from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
 from sb3_recurrent_offpolicy.networks import CategoricalActor, RecurrentCritic, SquashedGaussianActor
-from sb3_recurrent_offpolicy.optimizing import FusedAdam
+from sb3_recurrent_offpolicy.optimizing import FusedAdam, step_if_finite
 from sb3_recurrent_offpolicy.policies import RecurrentSACPolicy
 from sb3_recurrent_offpolicy.settings import RecurrentSettings, Unpack, passed_on
 from sb3_recurrent_offpolicy.targets import masked_mean, mean_item, n_step_targets
@@ -23,6 +22,8 @@ from sb3_recurrent_offpolicy.type_aliases import ActionLogProbs, Encoded, Recurr
 
 # Of the entropy of the uniform policy; see target_entropy
 DISCRETE_ENTROPY_RATIO = 0.5
+# See n_steps
+DISCRETE_N_STEPS = 5
 
 
 class RecurrentSAC(RecurrentOffPolicyAlgorithm):
@@ -56,7 +57,9 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
     :param replay_buffer_class: a subclass of RecurrentSequenceReplayBuffer
     :param replay_buffer_kwargs: keyword arguments to pass to the replay buffer on creation, e.g. ``stride``
     :param optimize_memory_usage: without effect, observations are always stored once
-    :param n_steps: steps before the bootstrap, inside a sequence. As in SB3, entropy counts at the bootstrap only
+    :param n_steps: steps before the bootstrap, inside a sequence. As in SB3, entropy counts at the bootstrap only. None: 1 for
+        Box actions. 5 for Discrete ones: where one action hardly changes the return, a policy that learns from single steps
+        loses what it has learned, see ``docs/steadiness.md``
     :param ent_coef: entropy coefficient (temperature): a number, or "auto" to learn it, "auto_0.1" to learn it from 0.1 on.
         Default "auto_0.1": scaled by ``reward_scale="auto"``, returns have deviation one, and SB3's initial 1 outweighs them
     :param target_update_interval: update the target network every this many updates
@@ -107,7 +110,7 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
         replay_buffer_class: type[ReplayBuffer] | None = None,
         replay_buffer_kwargs: dict[str, Any] | None = None,
         optimize_memory_usage: bool = False,
-        n_steps: int = 1,
+        n_steps: int | None = None,
         ent_coef: str | float = "auto_0.1",
         target_update_interval: int = 1,
         target_entropy: str | float = "auto",
@@ -135,6 +138,8 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
             self._setup_model()
 
     def _check_settings(self) -> None:
+        if self.n_steps is None:
+            self.n_steps = DISCRETE_N_STEPS if isinstance(self.action_space, spaces.Discrete) else 1
         super()._check_settings()
         automatic, initial_value = _parse_auto("ent_coef", self.ent_coef, 1.0)
         if automatic and not initial_value > 0.0:
@@ -169,9 +174,7 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
         :param device: device on which the code should run
         :raises ValueError: if the temperature was learned there and is fixed here, or the reverse
         """
-        parameters: Any = load_path_or_dict
-        if not isinstance(parameters, dict):
-            _, parameters, _ = load_from_zip_file(parameters, load_data=False, device=device)
+        parameters = self._parameters_of(load_path_or_dict, device)
         learned = "ent_coef_optimizer" in parameters
         if exact_match and learned != (self.ent_coef_optimizer is not None):
             raise ValueError(
@@ -270,7 +273,7 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
         loss = -self.log_ent_coef.detach() * missing_entropy
         # The loss is linear: its slope is known without autograd
         self.log_ent_coef.grad = -missing_entropy.view(1)
-        self.ent_coef_optimizer.step()
+        step_if_finite(self.ent_coef_optimizer, self.log_ent_coef.grad.norm())
         return ent_coef, loss
 
     @th.no_grad()

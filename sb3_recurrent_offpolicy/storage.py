@@ -52,7 +52,7 @@ class StepRing:
         self.allocated = False
         # Last observations of episodes that a reset has followed, by time * n_envs + environment
         self.final_observations: dict[int, Any] = {}
-        self._longest_episode = 0
+        self.longest_episode = 0
 
     def _arrays(self, state_size: int) -> list[tuple[tuple[int, ...], Any]]:
         # One slot more than fits the ring's steps: the lattice need not begin with the ring
@@ -66,13 +66,18 @@ class StepRing:
         """
         return sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in self._arrays(state_size))
 
-    def _allocate(self, lstm_states: RNNStates) -> None:
-        # A memory that actor and critic share is stored once
-        self._shared_state = lstm_states.vf is lstm_states.pi
-        self._state_shapes = self._shapes(lstm_states)
-        if any(shape[1] != self.n_envs for part in self._state_shapes for shape in part):
-            raise ValueError(f"lstm_states have the shapes {self._state_shapes}, but there are {self.n_envs} environments")
-        state_size = self._pack(lstm_states).shape[-1]
+    def allocate(self, state_shapes: list[list[tuple[int, ...]]], shared_state: bool) -> None:
+        """
+        Make the arrays.
+
+        :param state_shapes: of the memory states of actor and critic, (n_layers, n_envs, hidden) each
+        :param shared_state: whether the two share one memory, which is stored once
+        :raises ValueError: if they belong to another number of environments
+        """
+        self.state_shapes, self.shared_state = state_shapes, shared_state
+        if any(shape[1] != self.n_envs for part in state_shapes for shape in part):
+            raise ValueError(f"lstm_states have the shapes {state_shapes}, but there are {self.n_envs} environments")
+        state_size = sum(layers * hidden for part in self._stored_shapes for layers, _, hidden in part)
         required, available = self.estimate_nbytes(state_size), psutil.virtual_memory().available
         if required > available:
             warnings.warn(
@@ -87,11 +92,18 @@ class StepRing:
         self.next_episode_steps = np.ones(self.n_envs, dtype=np.int32)
         self.allocated = True
 
+    def _allocate_for(self, lstm_states: RNNStates) -> None:
+        self.allocate(self._shapes(lstm_states), lstm_states.vf is lstm_states.pi)
+
     # ------------------------------------------------------------ memory states
+
+    @property
+    def _stored_shapes(self) -> list[list[tuple[int, ...]]]:
+        return self.state_shapes[:1] if self.shared_state else self.state_shapes
 
     def _pack(self, lstm_states: RNNStates) -> np.ndarray:
         """(..., n_layers, B, hidden) tensors to one row per column: (..., B, state_size)."""
-        arrays = lstm_states.pi if self._shared_state else (*lstm_states.pi, *lstm_states.vf)
+        arrays = lstm_states.pi if self.shared_state else (*lstm_states.pi, *lstm_states.vf)
         flat = [array.transpose(-3, -2).flatten(start_dim=-2) for array in arrays]
         return th.cat(flat, dim=-1).cpu().numpy() if flat else np.zeros((1, 0), dtype=np.float32)
 
@@ -101,7 +113,7 @@ class StepRing:
         :return: the same as tensors (n_layers, B, hidden)
         """
         offset, parts = 0, []
-        for part in self._state_shapes[:1] if self._shared_state else self._state_shapes:
+        for part in self._stored_shapes:
             arrays = []
             for layers, _, hidden in part:
                 array = packed[:, offset : offset + layers * hidden].reshape(-1, layers, hidden)
@@ -116,11 +128,11 @@ class StepRing:
         :raises ValueError: if they are of other shapes than the stored ones
         """
         shapes, is_shared = self._shapes(lstm_states), lstm_states.vf is lstm_states.pi
-        if shapes != self._state_shapes or is_shared != self._shared_state:
+        if shapes != self.state_shapes or is_shared != self.shared_state:
             whose = {True: "of a shared memory", False: "of two memories"}
             raise ValueError(
                 f"lstm_states {whose[is_shared]} have the shapes {shapes}, this buffer holds states "
-                f"{whose[self._shared_state]} with the shapes {self._state_shapes}: it belongs to a policy with another "
+                f"{whose[self.shared_state]} with the shapes {self.state_shapes}: it belongs to a policy with another "
                 "memory or another number of environments. Load the buffer that was saved with this model."
             )
 
@@ -151,7 +163,7 @@ class StepRing:
         """
         if not self.stores_states:
             return np.zeros((len(begins), self.states.shape[2]), dtype=np.float32)
-        return np.where(is_start[:, None], np.float32(0.0), self.states[self._slot(begins), envs])
+        return np.where(is_start[:, None], np.float32(0.0), self.states[self.slot(begins), envs])
 
     def write_states(self, times: np.ndarray, envs: np.ndarray, lstm_states: RNNStates) -> None:
         """
@@ -164,9 +176,10 @@ class StepRing:
         if self.states.shape[2] == 0:
             return
         stored = (times % self.stride == 0) & (times >= self.first_usable())
-        self.states[self._slot(times[stored]), envs[stored]] = self._pack(lstm_states)[stored]
+        self.states[self.slot(times[stored]), envs[stored]] = self._pack(lstm_states)[stored]
 
-    def _slot(self, times: Any) -> Any:
+    def slot(self, times: Any) -> Any:
+        """Where memory states of times divisible by ``stride`` are stored."""
         return (times // self.stride) % len(self.states)
 
     # ------------------------------------------------------------------- adding
@@ -185,20 +198,18 @@ class StepRing:
         Add one step of every environment; parameters as the fields of :class:`Stretch`, without their time axis. Memory states
         have no effect, and can be None, unless :attr:`wants_states`.
 
-        :raises ValueError: if a reward is not finite or the states do not fit; nothing is stored then
+        :raises ValueError: if a number is not finite or the states do not fit; nothing is stored then
         """
         if not rewards.shape == terminated.shape == episode_starts.shape == (self.n_envs,):
             shapes = rewards.shape, terminated.shape, episode_starts.shape
             raise ValueError(f"rewards, dones and episode_starts have the shapes {shapes}, expected ({self.n_envs},) each")
-        # One product tells in most cases; the square of a huge reward overflows, and is looked at again
-        if not math.isfinite(rewards.dot(rewards)):
-            self._check_rewards(rewards)
+        self._check_finite(0, rewards=rewards, actions=actions, observations=observations, next_observations=next_observations)
         stored_states = None
         if self.wants_states:
             if lstm_states is None:
                 raise ValueError(f"lstm_states=None at step {self.n_added}, whose memory states are stored: pass them")
             if not self.allocated:
-                self._allocate(lstm_states)
+                self._allocate_for(lstm_states)
             self.check_states(lstm_states)
             stored_states = lstm_states if self.stores_states else None
         row = self.n_added % self.n_rows
@@ -206,7 +217,7 @@ class StepRing:
         map_observation(lambda ring, value: self._write(ring, row, value), self.observations, observations)
         self._write(self.actions, row, actions)
         if stored_states is not None:
-            self.states[self._slot(self.n_added)] = self._pack(stored_states)
+            self.states[self.slot(self.n_added)] = self._pack(stored_states)
         oldest = self.n_added - self.n_rows
         if oldest >= 0:
             # Of episodes that ended with the steps that are overwritten
@@ -219,7 +230,7 @@ class StepRing:
         self.terminated[row] = terminated
         self.episode_steps[row] = self.next_episode_steps
         self.next_episode_steps += 1
-        self._next_observations = map_observation(np.array, next_observations)
+        self.next_observations = map_observation(np.array, next_observations)
         self.n_added += 1
 
     def _begin_episodes(self, envs: np.ndarray) -> None:
@@ -227,7 +238,7 @@ class StepRing:
             # Where an episode ended, the next row holds another one: keep its last observation apart
             for env in envs.tolist():
                 self.final_observations[(self.n_added - 1) * self.n_envs + env] = self.next_observation(env)
-                self._longest_episode = max(self._longest_episode, int(self.next_episode_steps[env]))
+                self.longest_episode = max(self.longest_episode, int(self.next_episode_steps[env]))
         self.next_episode_steps[envs] = 0
 
     def extend(self, steps: Stretch) -> None:
@@ -235,7 +246,7 @@ class StepRing:
         Add many steps of every environment, as :meth:`add` would one after the other.
 
         :param steps: as many as the ring keeps at most
-        :raises ValueError: if a reward is not finite, states do not fit, or there are too many steps: then nothing is added
+        :raises ValueError: if a number is not finite, states do not fit, or there are too many steps: then nothing is added
         """
         n_steps = len(steps.rewards)
         offsets = self.state_offsets(n_steps)
@@ -244,13 +255,15 @@ class StepRing:
                 f"{n_steps} steps are more than the {self.n_rows} that are kept, or none: add them in several stretches"
             )
         self.layout.check(steps, self.n_envs, len(offsets) if self.stores_states else None)
-        self._check_rewards(steps.rewards)
+        parts = {name: getattr(steps, name) for name in ("rewards", "actions", "observations")}
+        self._check_finite(1, **parts)
+        self._check_finite(0, next_observations=steps.next_observations)
         if not self.allocated:
-            self._allocate(steps.lstm_states)
+            self._allocate_for(steps.lstm_states)
         elif len(offsets) > 0:
             self.check_states(steps.lstm_states)
         if len(offsets) > 0:
-            self.states[self._slot(self.n_added + offsets)] = self._pack(steps.lstm_states)
+            self.states[self.slot(self.n_added + offsets)] = self._pack(steps.lstm_states)
 
         oldest = self.n_added + n_steps - self.n_rows
         for key in [key for key in self.final_observations if key < oldest * self.n_envs]:
@@ -264,7 +277,7 @@ class StepRing:
                 final = steps.final_observations[t - 1, env] if t > 0 else self.next_observation(env)
                 self.final_observations[time * self.n_envs + env] = final
             length = episode_steps[t - 1, env] + 1 if t > 0 else self.next_episode_steps[env]
-            self._longest_episode = max(self._longest_episode, int(length) if time >= 0 else 0)
+            self.longest_episode = max(self.longest_episode, int(length) if time >= 0 else 0)
 
         rows = (self.n_added + np.arange(n_steps)) % self.n_rows
         map_observation(lambda ring, value: self._write(ring, rows, value, n_steps), self.observations, steps.observations)
@@ -273,17 +286,24 @@ class StepRing:
         self.terminated[rows] = steps.terminated
         self.episode_steps[rows] = episode_steps
         self.next_episode_steps = (episode_steps[-1] + 1).astype(np.int32)
-        self._next_observations = map_observation(np.array, steps.next_observations)
+        self.next_observations = map_observation(np.array, steps.next_observations)
         self.n_added += n_steps
 
     @staticmethod
-    def _check_rewards(rewards: np.ndarray) -> None:
-        if not np.isfinite(rewards).all():
-            envs = np.unique(np.nonzero(~np.isfinite(rewards))[-1]).tolist()
-            raise ValueError(
-                f"reward={rewards} of the environment(s) {envs} is not finite. The step was not stored; check the environment "
-                "(VecCheckNan finds the step that produced it)."
-            )
+    def _check_finite(env_axis: int, **parts: Any) -> None:
+        for name, part in parts.items():
+            for key, array in part.items() if isinstance(part, dict) else [(None, part)]:
+                values = np.asarray(array)
+                # One product tells in most cases; the square of a huge number overflows, and is looked at again
+                if values.dtype.kind != "f" or math.isfinite(np.vdot(values, values)) or np.isfinite(values).all():
+                    continue
+                where = np.argwhere(~np.isfinite(values))
+                envs = np.unique(where[:, env_axis]).tolist()
+                index = "".join(f"[{i!r}]" for i in ([] if key is None else [key]) + where[0].tolist())
+                raise ValueError(
+                    f"{name} of the environment(s) {envs} is not finite: {name}{index} = {values[tuple(where[0])]}. The step "
+                    "was not stored; check the environment (VecCheckNan finds the step that produced it)."
+                )
 
     @staticmethod
     def _write(ring: np.ndarray, rows: Any, value: Any, *leading: int) -> None:
@@ -305,7 +325,7 @@ class StepRing:
 
     def max_episode_length(self) -> int:
         """No episode in the ring is longer, the running ones included."""
-        return min(max(self._longest_episode, int(self.next_episode_steps.max())), self.n_rows)
+        return min(max(self.longest_episode, int(self.next_episode_steps.max())), self.n_rows)
 
     def cells(self, times: np.ndarray, envs: np.ndarray) -> np.ndarray:
         """Where in an array, its first two axes flattened, times and environments are; :meth:`read` wraps around."""
@@ -333,7 +353,7 @@ class StepRing:
 
     def next_observation(self, env: int) -> Any:
         """What followed the newest step of an environment."""
-        return map_observation(lambda value: value[env].copy(), self._next_observations)
+        return map_observation(lambda value: value[env].copy(), self.next_observations)
 
     def read_observations(self, cells: np.ndarray) -> Any:
         """Observations there."""

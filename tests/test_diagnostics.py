@@ -117,7 +117,7 @@ def test_refresh_writes_what_burn_in_leads_to(variant: Variant, shared: bool) ->
         first, env = divmod(int(samples.indices[row]), buffer.n_envs)
         if first % buffer.stride != 0:
             continue
-        slot = buffer.rings[0]._slot(first)
+        slot = buffer.rings[0].slot(first)
         touched[slot, env] = True
         stored = buffer.stored_states(np.array([0]), np.array([first]), np.array([env]))
         for network, part, initial in (

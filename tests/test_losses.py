@@ -239,9 +239,9 @@ def test_priorities_follow_the_errors(variant: Variant, monkeypatch: pytest.Monk
         return batches[-1]
 
     monkeypatch.setattr(model.replay_buffer, "sample", recorded)
-    model.replay_buffer._priorities[0].errors[:] = np.nan
+    model.replay_buffer.priorities[0].errors[:] = np.nan
     model.train(1, 17)
-    after = model.replay_buffer._priorities[0].errors
+    after = model.replay_buffer.priorities[0].errors
     times, envs = np.divmod(batches[0].indices, 3)
     learned = {(int(times[row] + t), int(envs[row])) for t, row in zip(*np.nonzero(batches[0].mask.numpy()), strict=True)}
     assert {(int(t), int(env)) for t, env in np.argwhere(np.isfinite(after))} == learned

@@ -88,13 +88,13 @@ def test_priorities_equal_brute_force(data: Any) -> None:
                     ever_recorded.append(errors[key])
                 found[samples.mask == 0] = 1e6
                 buffer.update_priorities(samples, found)
-        assert buffer._priorities is not None
-        stand_ins.add(buffer._priorities[0].largest_error)
+        assert buffer.priorities is not None
+        stand_ins.add(buffer.priorities[0].largest_error)
     for _ in range(2):
         buffer.sample(1)
-        assert buffer._priorities is not None
-        stand_ins.add(buffer._priorities[0].largest_error)
-    priorities = buffer._priorities[0]
+        assert buffer.priorities is not None
+        stand_ins.add(buffer.priorities[0].largest_error)
+    priorities = buffer.priorities[0]
     first = buffer.rings[0].first_usable()
     known = {key: error for key, error in errors.items() if error is not None}
     if any(time >= first for time, _ in known):
@@ -127,11 +127,11 @@ def test_windows_are_drawn_in_proportion() -> None:
     samples = buffer.sample(40)
     buffer.update_priorities(samples, th.rand(samples.mask.shape) * 5)
     buffer.sample(1)
-    priorities = buffer._priorities[0]
+    priorities = buffer.priorities[0]
     keys = list(windows(buffer))
     weights = np.array([priorities.weights[point % len(priorities.weights), env] for point, env in keys])
     low, live = priorities.live_weights(buffer.rings[0].first_usable(), buffer.rings[0].n_added)
-    _, points, envs, relative = draw_by_weight(buffer._generator, 200_000, [live])
+    _, points, envs, relative = draw_by_weight(buffer.generator, 200_000, [live])
     points = low + points
     counts: dict[tuple[int, int], int] = {}
     for key in zip(points.tolist(), envs.tolist(), strict=True):
@@ -168,7 +168,7 @@ def test_padding_and_burn_in_have_no_priority() -> None:
     buffer, recorder = filled(60, 200, burn_in=4)
     for _ in range(20):
         samples = buffer.sample(16)
-        priorities = buffer._priorities[0]
+        priorities = buffer.priorities[0]
         assert priorities is not None
         priorities.errors[:] = np.nan
         learned = {(first + t, env) for env, first, length, _ in recorder.check(samples) for t in range(length)}
@@ -189,7 +189,7 @@ def test_survives_a_round_trip() -> None:
     for a, b in zip(*map(th.utils._pytree.tree_leaves, batches), strict=True):
         np.testing.assert_array_equal(a, b)
     buffer.reset()
-    assert not buffer._priorities[0].allocated
+    assert not buffer.priorities[0].allocated
 
 
 def test_uniform_replay_needs_no_errors() -> None:
@@ -197,12 +197,12 @@ def test_uniform_replay_needs_no_errors() -> None:
     samples = buffer.sample(8)
     buffer.update_priorities(samples, th.ones(samples.mask.shape))
     buffer.set_newest_errors(np.ones(2))
-    assert not buffer._priorities and th.equal(samples.weights, th.ones(8))
+    assert not buffer.priorities and th.equal(samples.weights, th.ones(8))
 
 
 def test_memory_is_counted() -> None:
     buffer, _ = filled(30, 1000)
-    priorities = buffer._priorities[0]
+    priorities = buffer.priorities[0]
     plain, _ = filled(30, 1000, priority_alpha=0.0)
     assert buffer.estimate_nbytes(12) - plain.estimate_nbytes(12) == (
         priorities.errors.nbytes + priorities.weights.nbytes + priorities.peaks.nbytes
@@ -235,11 +235,11 @@ def test_one_huge_error_is_forgotten(error: float) -> None:
         recorder.add([CONTINUES])
         samples = buffer.sample(16)
         buffer.update_priorities(samples, th.ones(samples.mask.shape))
-    priorities = buffer._priorities[0]
+    priorities = buffer.priorities[0]
     assert priorities.largest_error == 1.0
     assert len({int(index) for index in buffer.sample(16).indices}) >= 12
     again = pickle.loads(pickle.dumps(buffer))
-    assert np.nanmax(again._priorities[0].errors) == 1.0
+    assert np.nanmax(again.priorities[0].errors) == 1.0
 
 
 def test_an_infinite_error_found_while_acting_counts_as_the_largest_finite_one() -> None:
@@ -248,8 +248,8 @@ def test_an_infinite_error_found_while_acting_counts_as_the_largest_finite_one()
     buffer.sample(1)
     buffer.sample(1)
     buffer.set_newest_errors(np.array([np.inf]))
-    assert buffer._priorities is not None
-    assert np.nanmax(buffer._priorities[0].errors) == 3.0
+    assert buffer.priorities is not None
+    assert np.nanmax(buffer.priorities[0].errors) == 3.0
     # A reward of 1e23 overflows a squared error in float32
     settings: dict[str, Any] = dict(buffer_size=2_000, learning_starts=10**6, priority_alpha=0.9)
     model = R2D2("MlpLstmPolicy", "CartPole-v1", policy_kwargs=dict(lstm_hidden_size=4), **settings)
@@ -258,5 +258,5 @@ def test_an_infinite_error_found_while_acting_counts_as_the_largest_finite_one()
     samples = model._sample_sequences(8)
     errors = th.full(samples.mask.shape, float("inf"))
     model._update_priorities(samples, errors)
-    assert model.replay_buffer._priorities is not None
-    assert np.isfinite(model.replay_buffer._priorities[0].weights).all()
+    assert model.replay_buffer.priorities is not None
+    assert np.isfinite(model.replay_buffer.priorities[0].weights).all()

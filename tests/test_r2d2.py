@@ -79,7 +79,7 @@ def test_loss_and_priorities_equal_single_steps(
     monkeypatch.setattr(model, "_sample_sequences", lambda batch_size: samples)
     model.train(1, 17)
     times, env = np.divmod(samples.indices, 3)
-    recorded = model.replay_buffer._priorities[0].errors
+    recorded = model.replay_buffer.priorities[0].errors
     for t, row in zip(*np.nonzero(samples.mask.numpy()), strict=True):
         # A step in two rows keeps one of their errors
         rivals = [
@@ -218,7 +218,7 @@ def test_initial_priorities_are_the_actors_own_errors(n_envs: int, value_rescali
     # A reset in mid-episode, without a done
     model.learn(30 * n_envs)
     buffer = model.replay_buffer
-    priorities = buffer._priorities[0]
+    priorities = buffer.priorities[0]
     assert priorities is not None and buffer.rings[0].n_added == 60
     rescale = rescale_values if value_rescaling else (lambda values: values)
     unrescale = unrescale_values if value_rescaling else (lambda values: values)
@@ -247,18 +247,18 @@ def test_initial_priorities_are_the_actors_own_errors(n_envs: int, value_rescali
 def test_a_loaded_buffer_keeps_its_priorities(tmp_path: pathlib.Path) -> None:
     model = make_model(2).learn(200)
     model.save_replay_buffer(tmp_path / "buffer")
-    saved = model.replay_buffer._priorities[0]
+    saved = model.replay_buffer.priorities[0]
     assert saved is not None
     model.learn(50, reset_num_timesteps=False)
     model.load_replay_buffer(tmp_path / "buffer.pkl")
-    loaded = model.replay_buffer._priorities[0]
+    loaded = model.replay_buffer.priorities[0]
     assert loaded is not None
     n_added = model.replay_buffer.rings[0].n_added
     before = loaded.errors.copy()
     # What the model did last is not in this buffer
     model.gradient_steps = 0
     model.learn(8, reset_num_timesteps=False)
-    np.testing.assert_array_equal(model.replay_buffer._priorities[0].errors[: n_added - 1], before[: n_added - 1])
+    np.testing.assert_array_equal(model.replay_buffer.priorities[0].errors[: n_added - 1], before[: n_added - 1])
 
 
 # -------------------------------------------------------------------- settings

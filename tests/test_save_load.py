@@ -134,13 +134,13 @@ def test_foreign_replay_buffers_leave_ours_in_place(tmp_path: pathlib.Path) -> N
     model = model_on(random_envs(2)).learn(40)
     ours = model.replay_buffer
     save_to_pkl(tmp_path / "plain.pkl", ReplayBuffer(10, OBSERVATION_SPACE, model.action_space, n_envs=2))
-    with pytest.raises(ValueError, match="holds a ReplayBuffer, not a RecurrentSequenceReplayBuffer"):
+    with pytest.raises(ValueError, match=r"plain\.pkl cannot be read: it is no replay buffer.*collect again"):
         model.load_replay_buffer(tmp_path / "plain.pkl")
     model_on(random_envs(3)).save_replay_buffer(tmp_path / "three.pkl")
     with pytest.raises(ValueError, match="n_envs=3, this model has n_envs=2"):
         model.load_replay_buffer(tmp_path / "three.pkl")
     save_to_pkl(tmp_path / "text.pkl", "text")
-    with pytest.raises(ValueError, match="holds a str"):
+    with pytest.raises(ValueError, match=r"text\.pkl cannot be read: it is no replay buffer"):
         model.load_replay_buffer(tmp_path / "text.pkl")
     kwargs: dict[str, Any]
     for kwargs, message in (
@@ -235,10 +235,10 @@ def test_r2d2_writes_nothing_into_another_runs_buffer(tmp_path: pathlib.Path) ->
     model = models[0]
     model.load_replay_buffer(tmp_path / "buffer")
     model.gradient_steps = 0
-    before = model.replay_buffer._priorities[0].errors.copy()
+    before = model.replay_buffer.priorities[0].errors.copy()
     n_added = model.replay_buffer.rings[0].n_added
     model.learn(2, reset_num_timesteps=False)
-    after = model.replay_buffer._priorities[0].errors
+    after = model.replay_buffer.priorities[0].errors
     np.testing.assert_array_equal(after[:n_added], before[:n_added])
 
 
@@ -327,7 +327,10 @@ def test_load_has_sb3s_signature() -> None:
     from stable_baselines3.common.base_class import BaseAlgorithm
 
     theirs, ours = (inspect.signature(each.load).parameters for each in (BaseAlgorithm, RecurrentTD3))
-    assert [(name, p.default) for name, p in ours.items()] == [(name, p.default) for name, p in theirs.items()]
+    added = {"trusted"}
+    assert [(name, p.default) for name, p in ours.items() if name not in added] == [
+        (name, p.default) for name, p in theirs.items()
+    ]
 
 
 def test_states_of_a_shared_memory_do_not_fit_two(tmp_path: pathlib.Path) -> None:

@@ -12,6 +12,7 @@ from sb3_recurrent_offpolicy.envs.hidden_wind_reach import HiddenWindReach
 from sb3_recurrent_offpolicy.envs.mask_observation import MaskObservation
 from sb3_recurrent_offpolicy.envs.memory_length import MemoryLength
 from sb3_recurrent_offpolicy.envs.previous_action_reward import PreviousActionReward
+from sb3_recurrent_offpolicy.envs.resumable import ResumableEnv
 from sb3_recurrent_offpolicy.envs.rl2 import RL2Trial
 from sb3_recurrent_offpolicy.envs.tmaze import PassiveTMaze
 
@@ -24,6 +25,7 @@ __all__ = [
     "PassiveTMaze",
     "PreviousActionReward",
     "RL2Trial",
+    "ResumableEnv",
 ]
 
 # Without a time limit where the task has its own end: memory_length + 1 steps, corridor_length + 1 steps, one pull, 100 pulls
