@@ -166,7 +166,7 @@ def learn_as_written(algo: str, seed: int) -> None:
     path = FOLDER / "as_written" / f"{algo}_{seed}.json"
     if path.exists():
         return
-    other = other_class("MlpPolicy", "PendulumNoVel-v1", "velocity", seed=seed, device="cpu")
+    other = other_class("MlpPolicy", "PendulumNoVel-v1", seed=seed, device="cpu")
     # Before its updates begin, a step costs next to nothing
     other.learn(other.learning_starts + 1)
     spent = []

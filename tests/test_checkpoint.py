@@ -147,7 +147,7 @@ def test_one_folder_one_run(tmp_path: Path) -> None:
     before = folder_digest(tmp_path)
     with pytest.raises(ValueError, match=r"holds checkpoints of another run, checkpoint_.*choose another folder.*resume"):
         make_run("td3").learn(60, callback=CompleteCheckpoint(30, tmp_path / "run"))
-    with pytest.raises(ValueError, match="written by RecurrentTD3: use RecurrentTD3.resume"):
+    with pytest.raises(ValueError, match=r"written by RecurrentTD3: use RecurrentTD3\.resume"):
         type(make_run("sac")).resume(tmp_path / "run")
     with pytest.raises(ValueError, match="holds no checkpoint"):
         type(make_run("sac")).resume(tmp_path / "nothing")
