@@ -22,7 +22,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutReturn, Schedule, TrainFreq
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
 from sb3_recurrent_offpolicy.acting import BehaviorPolicy
 from sb3_recurrent_offpolicy.buffers import RecurrentSequenceReplayBuffer
@@ -33,6 +33,7 @@ from sb3_recurrent_offpolicy.overlap import OverlappingAlgorithm
 from sb3_recurrent_offpolicy.policies import POLICY_NAMES, RecurrentPolicy, check_policy_name, named_policy_kwargs
 from sb3_recurrent_offpolicy.rewards import RewardNormalizer
 from sb3_recurrent_offpolicy.settings import MaxGradNorm, RecurrentSettings, signature_with_settings
+from sb3_recurrent_offpolicy.stepping import check_alive
 from sb3_recurrent_offpolicy.type_aliases import Encoded, RecurrentSequenceSamples, RNNStates
 
 SelfRecurrentOffPolicyAlgorithm = TypeVar("SelfRecurrentOffPolicyAlgorithm", bound="RecurrentOffPolicyAlgorithm")
@@ -287,6 +288,8 @@ class RecurrentOffPolicyAlgorithm(OverlappingAlgorithm):
     # --------------------------------------------------------------- learning
 
     def _setup_learn(self, total_timesteps: int, callback: MaybeCallback = None, *args: Any, **kwargs: Any) -> Any:
+        if self.env is not None and isinstance(self.env.unwrapped, SubprocVecEnv):
+            check_alive(self.env.unwrapped)
         # SB3 resets it, although episodes go on
         noise = copy.deepcopy(self.action_noise)
         goes_on = self._last_obs is not None and not (args[0] if args else kwargs.get("reset_num_timesteps", True))
@@ -371,9 +374,9 @@ class RecurrentOffPolicyAlgorithm(OverlappingAlgorithm):
             if take_n_refused(attrgetter(name)(self)) > 0:
                 network = name.split(".")[0].replace("policy", "Q-network")
                 raise FloatingPointError(
-                    f"Update {self._n_updates}: the loss of the {network}, or its gradient, is not finite. The step was not "
-                    "made: parameters and priorities are as before it, and can be saved. Lower learning_rate, or look for "
-                    "huge rewards and observations (VecCheckNan, VecNormalize)"
+                    f"Update {self._n_updates}: the loss of the {network}, or its gradient, is not finite. Its step was not "
+                    "made, priorities are as before it, and the model can be saved. Lower learning_rate, or look for huge "
+                    "rewards and observations (VecCheckNan, VecNormalize)"
                 )
 
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:

@@ -179,15 +179,15 @@ def latest_norms(optimizer: th.optim.Optimizer) -> tuple[th.Tensor, th.Tensor]:
     return norms, limits
 
 
-def step_if_finite(optimizer: th.optim.Optimizer, norm: th.Tensor) -> None:
+def step_if_finite(optimizer: th.optim.Optimizer, *numbers: th.Tensor) -> None:
     """
-    Make a step, unless the gradient is not finite: parameters stay as they were then. :func:`take_n_refused` tells afterwards,
-    because asking here would wait for the device.
+    Make a step, unless a loss or a gradient is not finite: parameters stay as they were then. :func:`take_n_refused` tells
+    afterwards, because asking here would wait for the device.
 
     :param optimizer: whose parameters have gradients
-    :param norm: of all these gradients, scalar
+    :param numbers: a loss, the norm of all these gradients: scalars
     """
-    refused = (~norm.isfinite()).float()
+    refused = (~sum(numbers).isfinite()).float()  # type: ignore[union-attr]
     optimizer.n_refused = getattr(optimizer, "n_refused", 0.0) + refused  # type: ignore[attr-defined]
     if isinstance(optimizer, FusedAdam):
         optimizer.found_inf = refused
@@ -238,7 +238,7 @@ def _clip(optimizer: th.optim.Optimizer, gradients: list[th.Tensor], max_norm: M
 
 def minimize(loss: th.Tensor, optimizer: th.optim.Optimizer, max_grad_norm: MaxGradNorm = None) -> None:
     """
-    One step on the parameters of an optimizer; no other parameter gets a gradient. No step if the gradient is not finite.
+    One step on the parameters of an optimizer, if loss and gradient are finite; no other parameter gets a gradient.
 
     :param loss: scalar
     :param optimizer: of the parameters
@@ -249,4 +249,4 @@ def minimize(loss: th.Tensor, optimizer: th.optim.Optimizer, max_grad_norm: MaxG
     gradients = th.autograd.grad(loss, parameters, allow_unused=True)
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient
-    step_if_finite(optimizer, _clip(optimizer, list(filter(th.is_tensor, gradients)), max_grad_norm))
+    step_if_finite(optimizer, loss.detach(), _clip(optimizer, list(filter(th.is_tensor, gradients)), max_grad_norm))

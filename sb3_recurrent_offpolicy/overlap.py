@@ -8,45 +8,13 @@ weights lack the updates that became due just before.
 """
 
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
-import numpy as np
 from stable_baselines3.common.type_aliases import RolloutReturn
-from stable_baselines3.common.vec_env import VecEnv
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
 from sb3_recurrent_offpolicy.replaying import ReplayingAlgorithm
-
-
-@VecEnv.register
-class UpdatesDuringStep:
-    """
-    What SB3's ``collect_rollouts`` needs of environments. No ``VecEnvWrapper``: making one asks every process for its render
-    mode, and this object lives for one rollout.
-
-    :param venv: the environments
-    :param make_updates: called while they compute
-    """
-
-    def __init__(self, venv: VecEnv, make_updates: Callable[[], None]):
-        self.venv = venv
-        self.make_updates = make_updates
-
-    def step(self, actions: np.ndarray) -> VecEnvStepReturn:
-        self.venv.step_async(actions)
-        try:
-            self.make_updates()
-        except BaseException:
-            # Otherwise the results would be taken for the answer to what the environments are asked next. Processes that
-            # Ctrl-C has ended give none
-            with suppress(Exception):
-                self.venv.step_wait()
-            raise
-        return self.venv.step_wait()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.venv, name)
+from sb3_recurrent_offpolicy.stepping import SupervisedStep
 
 
 class OverlappingAlgorithm(ReplayingAlgorithm):
@@ -74,8 +42,8 @@ class OverlappingAlgorithm(ReplayingAlgorithm):
         if self._task_at_rest is not None:
             task, self._task_at_rest = self._task_at_rest, None
             task()
-        if self._due_updates > 0:
-            env = UpdatesDuringStep(env, self._make_due_updates)  # type: ignore[assignment]
+        if self._due_updates > 0 or isinstance(env.unwrapped, SubprocVecEnv):
+            env = SupervisedStep(env, self._make_due_updates)  # type: ignore[assignment]
         rollout = super().collect_rollouts(env, *args, **kwargs)
         if self.gradient_steps < 0:
             # SB3 makes as many updates as it is told that steps were made

@@ -47,14 +47,14 @@ def make_run(name: str, n_envs: int = 1, priority_alpha: float = 0.0, env: VecEn
         settings = dict(priority_alpha=priority_alpha, target_update_interval=7)
     elif not isinstance(action_space, spaces.Discrete):
         settings["action_noise"] = OrnsteinUhlenbeckActionNoise(np.zeros(3), 0.2 * np.ones(3))
+    n_envs = n_envs if env is None else env.num_envs
     settings |= dict(sequence_length=6, buffer_size=120 * n_envs, learning_starts=30, batch_size=4, gradient_steps=-3)
-    policy_kwargs = dict(lstm_hidden_size=5, net_arch=[7])
+    settings["policy_kwargs"] = dict(lstm_hidden_size=5, net_arch=[7])
     return algorithm(
         "MlpLstmPolicy",
         make_envs(action_space, n_envs) if env is None else env,
         seed=1,
         device="cpu",
-        policy_kwargs=policy_kwargs,
         **settings | kwargs,
     )
 
