@@ -189,8 +189,9 @@ def _checked(file: Any) -> Any:
     """
     if not check_seal(file):
         with zipfile.ZipFile(file) as archive:
-            if _PLAIN in archive.namelist():
-                raise ValueError("its checksum is missing: the file is damaged. Take another copy")
+            # Of a file that was cut off, an archive inside of it may be what is found
+            if _PLAIN in archive.namelist() or "data" not in archive.namelist():
+                raise ValueError("it is no saved model, or its checksum is missing, because it is damaged. Take another copy")
         file.seek(0)
     return file
 

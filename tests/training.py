@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_recurrent_offpolicy import R2D2, RecurrentDDPG, RecurrentSAC, RecurrentTD3, RecurrentTQC
 from sb3_recurrent_offpolicy.buffers import RecurrentSequenceReplayBuffer
+from sb3_recurrent_offpolicy.preprocessing import map_observation
 from tests.envs import RandomEnv
 from tests.models import Variant
 from tests.recorder import OBSERVATION_SPACE
@@ -62,7 +63,7 @@ def make_run(name: str, n_envs: int = 1, priority_alpha: float = 0.0, env: VecEn
 def _leaves(value: Any) -> Any:
     """Numbers, arrays and strings in a nested value, in order."""
     if isinstance(value, dict):
-        for key in value:
+        for key in sorted(value):
             yield key
             yield from _leaves(value[key])
     elif isinstance(value, (list, tuple)):
@@ -77,7 +78,7 @@ def digest(*values: Any) -> str:
     for leaf in _leaves(values):
         if th.is_tensor(leaf):
             leaf = leaf.detach().cpu().numpy()
-        found.update(leaf.tobytes() if isinstance(leaf, np.ndarray) else repr(leaf).encode())
+        found.update(leaf.tobytes() if isinstance(leaf, (np.ndarray, np.generic)) else repr(leaf).encode())
     return found.hexdigest()[:16]
 
 
@@ -85,15 +86,17 @@ def of_buffer(buffer: RecurrentSequenceReplayBuffer) -> dict[str, str]:
     """What can be read of a buffer: neither room for steps to come, nor memory states of steps that are gone."""
     found = {"generator": digest(buffer.generator.bit_generator.state)}
     for index, ring in enumerate(buffer.rings):
+        if not ring.allocated:
+            continue
         rows = ring.rows_in_order()
-        arrays: Any = [ring.actions, ring.rewards, ring.terminated, ring.episode_steps, ring.observations]
+        arrays = [ring.actions, ring.rewards, ring.terminated, ring.episode_steps]
+        observations = map_observation(lambda array, at=rows: array[at], ring.observations)
         times = np.arange(max(ring.n_added - ring.n_rows, 0), ring.n_added)
-        states = ring.states[ring.slot(times[times % ring.stride == 0])]
-        oldest = times[0] * ring.n_envs
-        finals = {key: value for key, value in sorted(ring.final_observations.items()) if key >= oldest}
-        found[f"steps {index}"] = digest([array[rows] for array in arrays], ring.n_added, ring.longest_episode)
-        found[f"states {index}"] = digest(states)
+        finals = {key: value for key, value in sorted(ring.final_observations.items()) if key >= times[0] * ring.n_envs}
+        found[f"steps {index}"] = digest([array[rows] for array in arrays], observations, ring.n_added, ring.longest_episode)
         found[f"ends {index}"] = digest(finals, ring.next_observations, ring.next_episode_steps)
+        if ring.stores_states:
+            found[f"states {index}"] = digest(ring.states[ring.slot(times[times % ring.stride == 0])])
         if buffer.priorities:
             low, weights = buffer.priorities[index].live_weights(ring.first_usable(), ring.n_added)
             errors = buffer.priorities[index].errors[rows]
