@@ -47,7 +47,7 @@ class CompleteCheckpoint(BaseCallback):
         is_there = position is not None and position.folder == self.folder and position.num_timesteps == self._saved_at
         if not (is_there and manifests(self.folder)):
             # What cannot be saved, and a folder that cannot be written, show now
-            left_out = write_checkpoint(self.model, self.folder, self.keep)
+            left_out = write_checkpoint(self.model, self.folder, self.keep, self.save_freq)
             if left_out is not None:
                 warnings.warn(
                     f"The environments are not in the checkpoint, because they cannot be pickled: {left_out}. A run that is "
@@ -67,7 +67,7 @@ class CompleteCheckpoint(BaseCallback):
     def _save(self) -> None:
         self._is_asked_for, self._saved_at = False, self.model.num_timesteps
         try:
-            write_checkpoint(self.model, self.folder, self.keep)
+            write_checkpoint(self.model, self.folder, self.keep, self.save_freq)
         except OSError as error:
             warnings.warn(f"No checkpoint at {self._saved_at} steps: {error}. Training goes on; the last checkpoint stays")
         else:

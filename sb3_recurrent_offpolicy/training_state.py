@@ -104,11 +104,12 @@ def _named_files(manifest: dict[str, Any]) -> list[str]:
 # ------------------------------------------------------------------- writing
 
 
-def write_checkpoint(model: Any, folder: Path, keep: int) -> str | None:
+def write_checkpoint(model: Any, folder: Path, keep: int, save_freq: int) -> str | None:
     """
     :param model: between two rollouts
     :param folder: of checkpoints of this run
     :param keep: how many checkpoints stay
+    :param save_freq: steps to the next one
     :return: why the environments were left out, None if they were not
     :raises ValueError: if the folder holds checkpoints of another run
     :raises OSError: if a file cannot be written; the checkpoints that are there stay
@@ -148,6 +149,8 @@ def write_checkpoint(model: Any, folder: Path, keep: int) -> str | None:
         "sequence": before[-1][1]["sequence"] + 1 if before else 0,
         "num_timesteps": model.num_timesteps,
         "left_out": left_out,
+        "save_freq": save_freq,
+        "keep": keep,
         "head": _write_file(files, "head", write_head),
         "state": _write_file(files, "state", lambda archive: archive.writestr(_STATE, pickled)),
         "segments": [list(of_ring.values()) for of_ring in written],

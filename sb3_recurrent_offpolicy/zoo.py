@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from sb3_recurrent_offpolicy.checkpoint import CompleteCheckpoint
 from sb3_recurrent_offpolicy.ddpg import RecurrentDDPG
 from sb3_recurrent_offpolicy.r2d2 import R2D2
 from sb3_recurrent_offpolicy.sac import RecurrentSAC
 from sb3_recurrent_offpolicy.td3 import RecurrentTD3
 from sb3_recurrent_offpolicy.tqc import RecurrentTQC
+from sb3_recurrent_offpolicy.training_state import manifests
 
 if TYPE_CHECKING:
     import optuna
@@ -33,6 +35,9 @@ ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
     "recurrent_td3": RecurrentTD3,
     "recurrent_tqc": RecurrentTQC,
 }
+
+# Folder in that of a run
+CHECKPOINTS = "checkpoint"
 
 _PACKAGE = Path(__file__).parent
 # In the package once installed, beside it in a checkout
@@ -53,6 +58,7 @@ def register(module: ModuleType) -> None:
         module.HYPERPARAMS_SAMPLER.setdefault(name, sample)
         module.HYPERPARAMS_CONVERTER.setdefault(name, convert_recurrent_params)
     _ship_hyperparams(module.ExperimentManager)
+    _place_checkpoints(module.ExperimentManager)
 
 
 def _ship_hyperparams(manager: Any) -> None:
@@ -69,6 +75,19 @@ def _ship_hyperparams(manager: Any) -> None:
         return original(self)
 
     manager.read_hyperparameters = read_hyperparameters
+
+
+def _place_checkpoints(manager: Any) -> None:
+    original = manager.create_callbacks
+
+    @wraps(original)
+    def create_callbacks(self: Any) -> None:
+        for callback in self.callbacks:
+            if isinstance(callback, CompleteCheckpoint) and callback.path is None:
+                callback.path = Path(self.save_path) / CHECKPOINTS
+        original(self)
+
+    manager.create_callbacks = create_callbacks
 
 
 def _suggest_shared(trial: "optuna.Trial") -> None:
@@ -190,16 +209,53 @@ def convert_recurrent_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     return hyperparams
 
 
+def resume(folder: Path) -> None:
+    """
+    Go on with a training run that was stopped, to the end that it was to have, and save the model where RL Zoo does.
+
+    :param folder: of the run, in which :class:`~sb3_recurrent_offpolicy.checkpoint.CompleteCheckpoint` has left checkpoints
+    :raises SystemExit: if there are none
+    """
+    checkpoints = folder / CHECKPOINTS
+    found = manifests(checkpoints)
+    if not found:
+        raise SystemExit(
+            f"{checkpoints} holds no checkpoint. Train with --hyperparams callback:\"[{{'sb3_recurrent_offpolicy.checkpoint."
+            "CompleteCheckpoint': {'save_freq': 10000}}]\""
+        )
+    newest = found[-1][1]
+    algorithm: Any = next(each for each in ALGORITHMS.values() if each.__name__ == newest["algorithm"])
+    model = algorithm.resume(checkpoints)
+    print(f"Going on at {model.num_timesteps} of {model._total_timesteps} steps")
+    callback = CompleteCheckpoint(newest["save_freq"], checkpoints, newest["keep"])
+    n_left = max(model._total_timesteps - model.num_timesteps, 0)
+    model.learn(n_left, callback=callback, reset_num_timesteps=False, progress_bar=sys.stdout.isatty())
+    # RL Zoo numbers the runs of a task
+    env_id = folder.resolve().name.rpartition("_")[0]
+    model.save(folder / env_id)
+    if (normalizer := model.get_vec_normalize_env()) is not None:
+        (folder / env_id).mkdir(exist_ok=True)
+        normalizer.save(str(folder / env_id / "vecnormalize.pkl"))
+    print(f"Saved {folder / env_id}.zip")
+
+
 def main(arguments: list[str]) -> None:
     """
     Run an RL Zoo script with our algorithms known, hook or no hook.
 
-    :param arguments: name of the script (train, enjoy, record_video, ...) and its arguments
+    :param arguments: name of the script (train, enjoy, record_video, ...) and its arguments; or "resume" and the folder of a
+        run
     """
     if not arguments or arguments[0].startswith("-"):
         raise SystemExit(
-            "usage: python -m sb3_recurrent_offpolicy.zoo SCRIPT ..., SCRIPT being train, enjoy, record_video, ..."
+            "usage: python -m sb3_recurrent_offpolicy.zoo SCRIPT ..., SCRIPT being train, enjoy, record_video, ...\n"
+            "       python -m sb3_recurrent_offpolicy.zoo resume FOLDER"
         )
+    if arguments[0] == "resume":
+        if len(arguments) != 2:
+            raise SystemExit("usage: python -m sb3_recurrent_offpolicy.zoo resume FOLDER")
+        resume(Path(arguments[1]))
+        return
     for name in ("rl_zoo3.utils", "rl_zoo3.exp_manager"):
         register(importlib.import_module(name))
     sys.argv = arguments

@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import re
 import runpy
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from matplotlib import pyplot as plt
 from stable_baselines3.common.monitor import load_results
 
 from sb3_recurrent_offpolicy import R2D2
+from sb3_recurrent_offpolicy.training_state import manifests
 from sb3_recurrent_offpolicy.zoo import ALGORITHMS, HYPERPARAMS, SEARCH_SPACES, convert_recurrent_params, main
 
 ENV = "PendulumNoVel-v1"
@@ -112,6 +114,32 @@ def test_training_leaves_what_was_asked_for(runs: Runs) -> None:
 def test_training_goes_on_with_model_and_buffer(runs: Runs) -> None:
     assert "Loading pretrained agent" in runs.printed[1] and "Loading replay buffer" in runs.printed[1]
     assert runs.model(2)._n_updates > runs.model(1)._n_updates > 0
+
+
+@pytest.mark.parametrize("algo", ["recurrent_sac", "r2d2"])
+def test_a_run_that_was_stopped_is_resumed(algo: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    env = ENVS.get(algo, ENV)
+    callback = "callback:[{'sb3_recurrent_offpolicy.checkpoint.CompleteCheckpoint': {'save_freq': 100}}]"
+    named = ("--algo", algo, "--env", env, "-f", str(tmp_path), "-n", "300", "--eval-freq", "-1")
+    zoo("train", *named, *SMALL, "normalize:{'norm_obs':True,'norm_reward':False}", callback)
+    run = tmp_path / algo / f"{env}_1"
+    # As if it had been killed before the last checkpoint
+    newest = manifests(run / "checkpoint")[-1]
+    assert newest[1]["num_timesteps"] >= 300
+    newest[0].unlink()
+    (run / f"{env}.zip").unlink()
+    (run / env / "vecnormalize.pkl").unlink()
+    main(["resume", str(run)])
+    assert re.search(r"Going on at 2\d\d of 300 steps", capsys.readouterr().out)
+    assert ALGORITHMS[algo].load(run / f"{env}.zip").num_timesteps >= 300
+    assert (run / env / "vecnormalize.pkl").exists()
+    # A run that is complete is left as it is
+    main(["resume", str(run)])
+    assert ALGORITHMS[algo].load(run / f"{env}.zip").num_timesteps >= 300
+    with pytest.raises(SystemExit, match=r"holds no checkpoint\. Train with --hyperparams callback"):
+        main(["resume", str(tmp_path)])
+    with pytest.raises(SystemExit, match="usage"):
+        main(["resume"])
 
 
 def test_enjoy_shows_the_newest_run(runs: Runs) -> None:
