@@ -61,6 +61,7 @@ class CompleteCheckpoint(BaseCallback):
         return True
 
     def _on_training_end(self) -> None:
+        self.model.at_rest(None)
         if self.model.num_timesteps > self._saved_at:
             self._save()
 

@@ -30,10 +30,10 @@ class OverlappingAlgorithm(ReplayingAlgorithm):
     # To be done before the next rollout
     _task_at_rest: Callable[[], None] | None = None
 
-    def at_rest(self, task: Callable[[], None]) -> None:
+    def at_rest(self, task: Callable[[], None] | None) -> None:
         """
-        :param task: called before the next rollout, when all steps are stored and all updates that do not wait for a step are
-            made. Callbacks are called in mid-step
+        :param task: called once, before the next rollout, when all steps are stored and all updates that do not wait for a step are
+            made; callbacks are called in mid-step. None: nothing is to be called after all
         """
         self._task_at_rest = task
 

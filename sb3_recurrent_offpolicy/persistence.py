@@ -29,6 +29,9 @@ from sb3_recurrent_offpolicy.type_aliases import Memory
 _PLAIN = "plain.json"
 _PICKLED = ":serialized:"
 
+# Attributes that mean nothing elsewhere
+_OF_THIS_PROCESS = ("_checkpoint_position", "_task_at_rest")
+
 SelfSavedAlgorithm = TypeVar("SelfSavedAlgorithm", bound="SavedAlgorithm")
 
 
@@ -168,7 +171,7 @@ class SavedAlgorithm(OffPolicyAlgorithm):
             return load_from_zip_file(_checked(file), load_data=False, device=device)[1]
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), *self.network_names, "behavior", "_torch_generator", "_checkpoint_position"]
+        return [*super()._excluded_save_params(), *self.network_names, "behavior", "_torch_generator", *_OF_THIS_PROCESS]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", *self.optimizer_names], []

@@ -31,8 +31,8 @@ from sb3_recurrent_offpolicy.storage import StepRing
 FORMAT = "checkpoint of a recurrent off-policy algorithm 1"
 _FILES = "files"
 _HEAD, _STATE = "buffer.json", "training.pickle"
-# Of a model: the buffer has files of its own, a logger writes to files of the present process
-_LEFT_OUT = ("replay_buffer", "_logger", "_checkpoint_position")
+# Of a model: the buffer has files of its own; loggers and callbacks belong to the present process
+_LEFT_OUT = ("replay_buffer", "_logger", "_checkpoint_position", "_task_at_rest")
 
 
 class CheckpointPosition(NamedTuple):

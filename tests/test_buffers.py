@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
@@ -41,9 +41,7 @@ episodes_of_one_env = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.data())
-def test_samples_equal_the_record(data: Any) -> None:
+def check_against_the_record(data: Any) -> None:
     """T1, T3, T4, T10: random episode lengths, environments, wraps and resets that leave no done."""
     stride = data.draw(st.integers(1, 4))
     sequence_length = data.draw(st.one_of(st.none(), st.integers(1, 4).map(lambda n: n * stride)))
@@ -80,6 +78,14 @@ def test_samples_equal_the_record(data: Any) -> None:
             assert first + length == end, "a sequence that begins with its episode has full length"
         if not history[first].starts and buffer.state_init == "stored" and not burned:
             assert first % stride == 0, "states are stored on the lattice only"
+
+
+test_samples_equal_the_record = settings(max_examples=200, deadline=None)(given(st.data())(check_against_the_record))
+test_samples_of_100000_histories_equal_the_record = pytest.mark.slow(
+    settings(max_examples=100_000, deadline=None, suppress_health_check=list(HealthCheck))(
+        given(st.data())(check_against_the_record)
+    )
+)
 
 
 @pytest.mark.parametrize(

@@ -226,3 +226,20 @@ def test_saving_changes_nothing(tmp_path: Path) -> None:
         warnings.simplefilter("error")
         models[1].learn(200, callback=CompleteCheckpoint(20, tmp_path / "run"))
     assert state_of(models[0]) == state_of(models[1])
+
+
+def test_a_model_is_saved_while_a_checkpoint_is_due(tmp_path: Path) -> None:
+    """The callback, and with it the model, its logger and its files, are not what is saved."""
+
+    class Save(BaseCallback):
+        def _on_step(self) -> bool:
+            self.model.save(tmp_path / f"model{self.num_timesteps}")
+            return True
+
+    model = make_run("td3")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.learn(60, callback=[CompleteCheckpoint(20, tmp_path / "run"), Save()])
+    sizes = [path.stat().st_size for path in tmp_path.glob("*.zip")]
+    assert len(sizes) == 60 and max(sizes) < 1.5 * min(sizes)
+    assert type(model).load(tmp_path / "model20")._task_at_rest is None
