@@ -32,8 +32,8 @@ class OverlappingAlgorithm(ReplayingAlgorithm):
 
     def at_rest(self, task: Callable[[], None] | None) -> None:
         """
-        :param task: called once, before the next rollout, when all steps are stored and all updates that do not wait for a step are
-            made; callbacks are called in mid-step. None: nothing is to be called after all
+        :param task: called once, before the next rollout, when all steps are stored and all updates made that do not wait for
+            a step; callbacks are called in mid-step. None: nothing is to be called after all
         """
         self._task_at_rest = task
 
