@@ -17,13 +17,13 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch as th
 
 from sb3_recurrent_offpolicy import exact_pickle
 from sb3_recurrent_offpolicy.buffer_files import check_fits, read_buffer_head, restore_buffer_head
-from sb3_recurrent_offpolicy.buffers import RecurrentSequenceReplayBuffer
 from sb3_recurrent_offpolicy.files import check_seal, read_array, reading, sealed_archive, write_arrays, written_aside
 from sb3_recurrent_offpolicy.segments import read_states, read_steps, segment_length, segments, write_states, write_steps
 from sb3_recurrent_offpolicy.storage import StepRing
@@ -42,10 +42,8 @@ class CheckpointPosition(NamedTuple):
     run: str
     """Name of the run"""
     num_timesteps: int
-    buffer: RecurrentSequenceReplayBuffer
-    """Whose steps the files hold"""
-    segments: list[dict[int, dict[str, Any]]]
-    """Of each ring, by their number"""
+    segments: "WeakKeyDictionary[StepRing, dict[int, dict[str, Any]]]"
+    """Of rings, by their number, what a manifest says of them. A buffer that was reset or replaced has other rings"""
 
 
 def _write_file(folder: Path, kind: str, write: Callable[[zipfile.ZipFile], None]) -> str:
@@ -54,7 +52,8 @@ def _write_file(folder: Path, kind: str, write: Callable[[zipfile.ZipFile], None
     with sealed_archive(content) as archive:
         write(archive)
     name = f"{kind}-{hashlib.sha256(content.getbuffer()).hexdigest()[:24]}"
-    if not (folder / name).exists():
+    # One that is damaged is written again
+    if not (folder / name).exists() or (folder / name).read_bytes() != content.getbuffer():
         with written_aside(folder / name) as file:
             file.write(content.getbuffer())
     return name
@@ -124,11 +123,10 @@ def write_checkpoint(model: Any, folder: Path, keep: int, save_freq: int) -> str
             f"{type(model).__name__}.resume goes on with it"
         )
     files, buffer = folder / _FILES, model.replay_buffer
-    known = position.segments if position is not None and position.buffer is buffer else []
-    written = [
-        _write_segments(files, ring, known[index] if index < len(known) else {}, buffer.refresh_states)
-        for index, ring in enumerate(buffer.rings)
-    ]
+    known = position.segments if position is not None else WeakKeyDictionary()
+    written = WeakKeyDictionary(
+        {ring: _write_segments(files, ring, known.get(ring, {}), buffer.refresh_states) for ring in buffer.rings}
+    )
     numbers, arrays = read_buffer_head(buffer)
 
     def write_head(archive: zipfile.ZipFile) -> None:
@@ -153,13 +151,13 @@ def write_checkpoint(model: Any, folder: Path, keep: int, save_freq: int) -> str
         "keep": keep,
         "head": _write_file(files, "head", write_head),
         "state": _write_file(files, "state", lambda archive: archive.writestr(_STATE, pickled)),
-        "segments": [list(of_ring.values()) for of_ring in written],
+        "segments": [list(written[ring].values()) for ring in buffer.rings],
     }
     manifest["checksum"] = _checksum(manifest)
     name = f"checkpoint_{manifest['sequence']:06d}_{model.num_timesteps}_steps.json"
     with written_aside(folder / name) as file:
         file.write(json.dumps(manifest).encode())
-    model._checkpoint_position = CheckpointPosition(folder, manifest["run"], model.num_timesteps, buffer, written)
+    model._checkpoint_position = CheckpointPosition(folder, manifest["run"], model.num_timesteps, written)
     _forget_older(folder, keep)
     return left_out
 
@@ -257,11 +255,13 @@ def _restore(folder: Path, manifest: dict[str, Any], model: Any, env: Any) -> An
     if state["left_out"] is not None:
         warnings.warn(f"Its environments are not in the checkpoint, and begin new episodes: {state['left_out']}")
         model._last_obs = None
-    known = [
-        {entry["first"] // segment_length(ring): entry for entry in of_ring}
-        for ring, of_ring in zip(model.replay_buffer.rings, manifest["segments"], strict=True)
-    ]
-    model._checkpoint_position = CheckpointPosition(folder, manifest["run"], model.num_timesteps, model.replay_buffer, known)
+    known = WeakKeyDictionary(
+        {
+            ring: {entry["first"] // segment_length(ring): entry for entry in of_ring}
+            for ring, of_ring in zip(model.replay_buffer.rings, manifest["segments"], strict=True)
+        }
+    )
+    model._checkpoint_position = CheckpointPosition(folder, manifest["run"], model.num_timesteps, known)
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])
     th.set_rng_state(state["torch"])

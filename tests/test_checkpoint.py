@@ -10,6 +10,7 @@ import pytest
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
+from sb3_recurrent_offpolicy import segments
 from sb3_recurrent_offpolicy.checkpoint import CompleteCheckpoint
 from sb3_recurrent_offpolicy.envs import ResumableEnv
 from sb3_recurrent_offpolicy.training_state import manifests
@@ -243,3 +244,46 @@ def test_a_model_is_saved_while_a_checkpoint_is_due(tmp_path: Path) -> None:
     sizes = [path.stat().st_size for path in tmp_path.glob("*.zip")]
     assert len(sizes) == 60 and max(sizes) < 1.5 * min(sizes)
     assert type(model).load(tmp_path / "model20")._task_at_rest is None
+
+
+def test_steps_of_a_buffer_that_was_emptied_are_gone(tmp_path: Path) -> None:
+    class Empty(BaseCallback):
+        def _on_step(self) -> bool:
+            if self.num_timesteps == 205:
+                self.model.replay_buffer.reset()
+            return True
+
+    model = make_run("r2d2", priority_alpha=0.9, buffer_size=1000)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(segments, "SEGMENT_BYTES", 500)
+        model.learn(300, callback=[Empty(), CompleteCheckpoint(50, tmp_path / "run")])
+        assert 90 < model.replay_buffer.size() < 100
+        assert state_of(type(model).resume(tmp_path / "run")) == state_of(model)
+
+
+def test_segments_that_are_complete_are_written_once(tmp_path: Path) -> None:
+    model = make_run("td3", buffer_size=1000)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(segments, "SEGMENT_BYTES", 500)
+        model.learn(300, callback=CompleteCheckpoint(50, tmp_path / "run"))
+        found = [manifest["segments"][0] for _, manifest in manifests(tmp_path / "run")]
+        complete = [entry for entry in found[0] if entry["complete"]]
+        assert len(complete) > 10 and found[1][: len(complete)] == complete
+        # Also by a run that was resumed
+        before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "files").iterdir()}
+        resumed = type(model).resume(tmp_path / "run")
+        resumed.learn(60, callback=CompleteCheckpoint(50, tmp_path / "run"), reset_num_timesteps=False)
+        names = {entry["steps"] for entry in complete[:5]}
+        assert all((tmp_path / "run" / "files" / name).stat().st_mtime_ns in before.values() for name in names)
+        assert state_of(type(model).resume(tmp_path / "run")) == state_of(resumed)
+
+
+def test_a_file_that_was_damaged_meanwhile_is_written_again(tmp_path: Path) -> None:
+    model, folder = make_run("sac"), tmp_path / "run"
+    model.learn(200, callback=CompleteCheckpoint(60, folder))
+    newest = manifests(folder)[-1][1]
+    (folder / "files" / newest["head"]).write_bytes(b"damaged")
+    with pytest.warns(UserWarning, match="is damaged"):
+        resumed = type(model).resume(folder)
+    learn_on(resumed, folder, 200)
+    assert state_of(type(model).resume(folder)) == state_of(resumed) == state_of(model)
