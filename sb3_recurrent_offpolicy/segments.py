@@ -91,10 +91,14 @@ def write_steps(ring: StepRing, first: int, arrays: dict[str, np.ndarray]) -> No
         getattr(ring, name)[rows] = arrays[name][begin - first :]
     for i, array in enumerate(_observations(ring, ring.observations)):
         array[rows] = arrays[f"observations.{i}"][begin - first :]
+    # In the shape in which the environment gives them, like the newest ones
+    finals = [
+        arrays[f"final_observations.{i}"].reshape(-1, *newest.shape[1:])
+        for i, newest in enumerate(_observations(ring, ring.next_observations))
+    ]
     for index, key in enumerate(arrays["final_keys"].tolist()):
         if key >= begin * ring.n_envs:
-            entries = [arrays[f"final_observations.{i}"][index] for i in range(len(ring.layout.observations))]
-            ring.final_observations[key] = _joined(ring, entries)
+            ring.final_observations[key] = _joined(ring, [entries[index] for entries in finals])
 
 
 def write_states(ring: StepRing, first: int, arrays: dict[str, np.ndarray]) -> None:

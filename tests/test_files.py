@@ -24,7 +24,7 @@ from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckA
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
 
-from sb3_recurrent_offpolicy import RecurrentSAC, RecurrentTD3, files, segments
+from sb3_recurrent_offpolicy import R2D2, RecurrentSAC, RecurrentTD3, files, segments
 from sb3_recurrent_offpolicy.buffer_files import load_buffer, save_buffer
 from sb3_recurrent_offpolicy.plain import NotPlainError, from_plain, to_plain
 from tests.envs import PARTS, RandomEnv
@@ -120,6 +120,20 @@ def test_images_and_dicts_are_saved_and_numpy_reads_them(tmp_path: Path) -> None
     assert of_buffer(other.replay_buffer) == expected and other.replay_buffer.recorded_ring == 1
     arrays = np.load(tmp_path / "buffer.npz", allow_pickle=False)
     assert sum(len(arrays[name]) for name in arrays if name.startswith("steps.0") and name.endswith("rewards")) == 30
+
+
+@pytest.mark.parametrize("space", [spaces.Discrete(5), spaces.MultiDiscrete([3, 4]), spaces.MultiBinary(3)], ids=str)
+def test_steps_that_were_loaded_and_new_ones_are_sampled_together(space: spaces.Space, tmp_path: Path) -> None:
+    def make() -> Any:
+        env = make_vec_env(lambda: RandomEnv(space, spaces.Discrete(3), (3, 1, 2)), 2, seed=0)
+        return R2D2("MlpLstmPolicy", env, learning_starts=20, buffer_size=400, sequence_length=8, device="cpu", seed=0)
+
+    model = make().learn(60)
+    model.save_replay_buffer(tmp_path / "buffer")
+    other = make()
+    other.load_replay_buffer(tmp_path / "buffer")
+    other.learn(60)
+    assert other._n_updates > 0 and other.replay_buffer.size() == 60
 
 
 def test_an_empty_buffer_takes_no_room(tmp_path: Path) -> None:
