@@ -47,11 +47,11 @@ class CompleteCheckpoint(BaseCallback):
         is_there = position is not None and position.folder == self.folder and position.num_timesteps == self._saved_at
         if not (is_there and manifests(self.folder)):
             # What cannot be saved, and a folder that cannot be written, show now
-            left_out = write_checkpoint(self.model, self.folder, self.keep, self.save_freq)
-            if left_out is not None:
+            reason = write_checkpoint(self.model, self.folder, self.keep, self.save_freq)
+            if reason is not None:
                 warnings.warn(
-                    f"The environments are not in the checkpoint, because they cannot be pickled: {left_out}. A run that is "
-                    "resumed begins new episodes"
+                    f"A run that is resumed from these checkpoints begins new episodes, because its environments cannot be "
+                    f"pickled as they are: {reason}"
                 )
 
     def _on_step(self) -> bool:

@@ -11,7 +11,7 @@ import os
 import types
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cloudpickle
 import torch as th
@@ -19,14 +19,16 @@ from gymnasium.utils import EzPickle
 from stable_baselines3.common.monitor import ResultsWriter
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 
+# As they are; made anew by the pickle of their own, wrappers as they are; or only the wrappers around all of them
+Environments = Literal["exact", "renewed", "left out"]
 # What takes the place of environments that are not in the pickle
 _given_env: ContextVar[VecEnv | None] = ContextVar("given_env", default=None)
-_leave_out_envs: ContextVar[bool] = ContextVar("leave_out_envs", default=False)
+_how: ContextVar["Environments"] = ContextVar("how", default="exact")
 
 
 class _Pickler(cloudpickle.Pickler):
     def reducer_override(self, obj: Any) -> Any:
-        if isinstance(obj, EzPickle):
+        if isinstance(obj, EzPickle) and _how.get() == "exact":
             # Its own pickle is the arguments of the constructor: an environment that has just been made
             return _bare, (type(obj),), vars(obj), None, None, _set_state
         if isinstance(obj, VecEnvWrapper):
@@ -38,7 +40,7 @@ class _Pickler(cloudpickle.Pickler):
             file.flush()
             return _log_from, (file.name, os.fstat(file.fileno()).st_size, tuple(obj.logger.fieldnames))
         if isinstance(obj, VecEnv):
-            if _leave_out_envs.get():
+            if _how.get() == "left out":
                 return _given, (None,)
             if not isinstance(obj, DummyVecEnv):
                 return _given, (states_of_processes(obj),)
@@ -99,18 +101,18 @@ def _given(states: list[bytes] | None) -> VecEnv:
 _MODULE = types.SimpleNamespace(__name__=__name__, Pickler=_Pickler)
 
 
-def dumps(value: Any, leave_out_envs: bool = False) -> bytes:
+def dumps(value: Any, environments: Environments = "exact") -> bytes:
     """
     :param value: any
-    :param leave_out_envs: of environments, save the wrappers around all of them only, with their statistics
+    :param environments: how they are saved. "renewed" serves simulators that cannot be pickled, but know how they were made
     :return: its pickle. Tensors that share memory share it afterwards too
     """
     file = io.BytesIO()
-    token = _leave_out_envs.set(leave_out_envs)
+    token = _how.set(environments)
     try:
         th.save(value, file, pickle_module=_MODULE, pickle_protocol=5)
     finally:
-        _leave_out_envs.reset(token)
+        _how.reset(token)
     return file.getvalue()
 
 

@@ -16,7 +16,7 @@ import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -109,7 +109,7 @@ def write_checkpoint(model: Any, folder: Path, keep: int, save_freq: int) -> str
     :param folder: of checkpoints of this run
     :param keep: how many checkpoints stay
     :param save_freq: steps to the next one
-    :return: why the environments were left out, None if they were not
+    :return: why environments will begin new episodes, None if they will not
     :raises ValueError: if the folder holds checkpoints of another run
     :raises OSError: if a file cannot be written; the checkpoints that are there stay
     """
@@ -133,20 +133,13 @@ def write_checkpoint(model: Any, folder: Path, keep: int, save_freq: int) -> str
         archive.writestr(_HEAD, json.dumps(numbers))
         write_arrays(archive, arrays)
 
-    left_out = None
-    try:
-        pickled = exact_pickle.dumps(_state(model))
-    except Exception as error:
-        # If it is not because of the environments, there is no pickle without them either
-        left_out = str(error)
-        pickled = exact_pickle.dumps(_state(model) | {"left_out": left_out}, leave_out_envs=True)
+    pickled, new_episodes = _pickled_with_environments(model)
     manifest = {
         "format": FORMAT,
         "algorithm": model.algorithm_name,
         "run": position.run if position is not None else secrets.token_hex(8),
         "sequence": before[-1][1]["sequence"] + 1 if before else 0,
         "num_timesteps": model.num_timesteps,
-        "left_out": left_out,
         "save_freq": save_freq,
         "keep": keep,
         "head": _write_file(files, "head", write_head),
@@ -159,7 +152,21 @@ def write_checkpoint(model: Any, folder: Path, keep: int, save_freq: int) -> str
         file.write(json.dumps(manifest).encode())
     model._checkpoint_position = CheckpointPosition(folder, manifest["run"], model.num_timesteps, written)
     _forget_older(folder, keep)
-    return left_out
+    return new_episodes
+
+
+def _pickled_with_environments(model: Any) -> tuple[bytes, str | None]:
+    """The state of a model, and why its environments will begin new episodes, None if they will not."""
+    reason = None
+    for environments in get_args(exact_pickle.Environments):
+        try:
+            return exact_pickle.dumps(_state(model) | {"new_episodes": reason}, environments), reason
+        except Exception as error:
+            # If it is not because of the environments, there is no pickle without them either
+            if environments == "left out":
+                raise
+            reason = reason or str(error)
+    raise AssertionError
 
 
 def _write_segments(
@@ -192,7 +199,6 @@ def _state(model: Any) -> dict[str, Any]:
     attributes = {name: value for name, value in vars(model).items() if name not in _LEFT_OUT}
     return {
         "attributes": attributes | {"_custom_logger": False},
-        "left_out": None,
         "python": random.getstate(),
         "numpy": np.random.get_state(),
         "torch": th.get_rng_state(),
@@ -252,8 +258,9 @@ def _restore(folder: Path, manifest: dict[str, Any], model: Any, env: Any) -> An
         for entry in of_ring:
             write_steps(ring, entry["first"], _read_file(files, entry["steps"], _arrays))
             write_states(ring, entry["states_from"], _read_file(files, entry["states"], _arrays))
-    if state["left_out"] is not None:
-        warnings.warn(f"Its environments are not in the checkpoint, and begin new episodes: {state['left_out']}")
+    begins_episodes = state["new_episodes"] is not None
+    if begins_episodes:
+        warnings.warn(f"Environments begin new episodes, because they could not be pickled: {state['new_episodes']}")
         model._last_obs = None
     known = WeakKeyDictionary(
         {
@@ -267,4 +274,6 @@ def _restore(folder: Path, manifest: dict[str, Any], model: Any, env: Any) -> An
     th.set_rng_state(state["torch"])
     if state["cuda"]:
         th.cuda.set_rng_state_all(state["cuda"])
+    if begins_episodes:
+        model.env.seed(np.random.randint(2**31))
     return model

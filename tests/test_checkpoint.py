@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 from sb3_recurrent_offpolicy import segments
 from sb3_recurrent_offpolicy.checkpoint import CompleteCheckpoint
 from sb3_recurrent_offpolicy.envs import ResumableEnv
 from sb3_recurrent_offpolicy.training_state import manifests
+from tests.recorder import OBSERVATION_SPACE
+from tests.test_exact_pickle import Simulator
 from tests.training import RUNS, folder_digest, make_envs, make_run, state_of
 
 TOTAL = 420
@@ -130,7 +133,7 @@ def test_environments_that_cannot_be_saved_begin_new_episodes(vec_env_cls: Any, 
         )
 
     model = make_run("td3", env=envs())
-    with pytest.warns(UserWarning, match="environments are not in the checkpoint.*generator"):
+    with pytest.warns(UserWarning, match="begins new episodes.*generator"):
         model.learn(200, callback=CompleteCheckpoint(100, tmp_path / "run"))
     model.env.close()
     with pytest.raises(ValueError, match="does not hold its environments: pass env"):
@@ -141,6 +144,21 @@ def test_environments_that_cannot_be_saved_begin_new_episodes(vec_env_cls: Any, 
     resumed.learn(40, reset_num_timesteps=False)
     np.testing.assert_array_equal(resumed.replay_buffer.rings[0].episode_steps[100], 0)
     resumed.env.close()
+
+
+def test_simulators_begin_new_episodes_and_are_seeded(tmp_path: Path) -> None:
+    env = make_vec_env(lambda: Simulator(OBSERVATION_SPACE, RUNS["td3"].action_space), 2, seed=1)
+    model = make_run("td3", env=env)
+    with pytest.warns(UserWarning, match="begins new episodes.*generator"):
+        model.learn(200, callback=CompleteCheckpoint(100, tmp_path / "run"))
+    found = []
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="begin new episodes.*generator"):
+            resumed = type(model).resume(tmp_path / "run")
+        resumed.learn(40, reset_num_timesteps=False)
+        found.append(state_of(resumed))
+    assert resumed.replay_buffer.rings[0].episode_steps[100].tolist() == [0, 0]
+    assert found[0]["steps 0"] == found[1]["steps 0"] and found[0]["parameters"] == found[1]["parameters"]
 
 
 def test_one_folder_one_run(tmp_path: Path) -> None:

@@ -15,6 +15,15 @@ from tests.envs import PARTS, RandomEnv
 from tests.recorder import ACTION_SPACE, OBSERVATION_SPACE
 
 
+class Simulator(EzPickle, RandomEnv):
+    """What it holds cannot be pickled, but it knows how it was made."""
+
+    def __init__(self, *arguments: Any):
+        RandomEnv.__init__(self, *arguments)
+        EzPickle.__init__(self, *arguments)
+        self.world = (number for number in range(3))
+
+
 class EzRandomEnv(RandomEnv, EzPickle):
     """As simulators are written, whose pickle is the arguments of their constructor."""
 
@@ -63,11 +72,23 @@ def test_what_is_shared_stays_shared() -> None:
     assert view[0] == 7.0 and space[0] is space[1]
 
 
+def test_simulators_are_made_anew() -> None:
+    env = VecNormalize(make_vec_env(lambda: Simulator(OBSERVATION_SPACE, ACTION_SPACE), 2, seed=1))
+    env.reset()
+    steps(env, 10)
+    with pytest.raises(TypeError, match="generator"):
+        exact_pickle.dumps(env)
+    again = exact_pickle.loads(exact_pickle.dumps(env, environments="renewed"))
+    assert again.get_attr("n_episodes") == [0, 0] and again.obs_rms.count == env.obs_rms.count
+    again.reset()
+    steps(again, 5)
+
+
 def test_only_wrappers_where_environments_are_left_out() -> None:
     env = VecNormalize(make_vec_env(lambda: RandomEnv(OBSERVATION_SPACE, ACTION_SPACE), 2, seed=1))
     env.reset()
     steps(env, 10)
-    pickled = exact_pickle.dumps(env, leave_out_envs=True)
+    pickled = exact_pickle.dumps(env, environments="left out")
     with pytest.raises(ValueError, match="does not hold its environments: pass env"):
         exact_pickle.loads(pickled)
     given = make_vec_env(lambda: RandomEnv(OBSERVATION_SPACE, ACTION_SPACE), 2, seed=5)
