@@ -305,6 +305,11 @@ def test_payloads_never_run(tmp_path: Path) -> None:
     assert_payloads_never_run(12, tmp_path)
 
 
+@pytest.mark.slow
+def test_500_payloads_never_run(tmp_path: Path) -> None:
+    assert_payloads_never_run(500, tmp_path)
+
+
 def test_what_only_a_pickle_holds_can_be_given(tmp_path: Path) -> None:
     model = make_run("td3", learning_rate=lambda progress: 1e-3 * progress)
     model.save(tmp_path / "model")
