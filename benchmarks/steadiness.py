@@ -56,6 +56,8 @@ STUDIES = {
     "TD3, PendulumFlicker": Study("recurrent_td3", "PendulumFlicker-v0", ("n_timesteps=40000",)),
     "R2D2, CartPoleNoVel": Study("r2d2", "CartPoleNoVel-v1", ("n_timesteps=60000",)),
     "SAC, CartPoleNoVel": Study("recurrent_sac", "CartPoleNoVel-v1", ("n_timesteps=60000",)),
+    # The default before
+    "SAC, CartPoleNoVel, one-step returns": Study("recurrent_sac", "CartPoleNoVel-v1", ("n_timesteps=60000", "n_steps=1")),
     "SAC, HiddenWindReach": Study("recurrent_sac", "HiddenWindReach-v0", ("n_timesteps=160000", "n_envs=8")),
 }
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -197,10 +199,11 @@ def table() -> list[str]:
 
 
 def draw(path: Path) -> None:
+    names = [name for name in STUDIES if any(results_of(name, variant) for variant in VARIANTS)]
     figure, all_axes = plt.subplots(
-        len(STUDIES), len(VARIANTS), figsize=(12, 2.6 * len(STUDIES)), layout="constrained", squeeze=False
+        len(names), len(VARIANTS), figsize=(12, 2.6 * len(names) + 0.5), layout="constrained", squeeze=False
     )
-    for name, row in zip(STUDIES, all_axes, strict=True):
+    for name, row in zip(names, all_axes, strict=True):
         for variant, axes in zip(VARIANTS, row, strict=True):
             for (weights, key), color in zip(WEIGHTS.items(), ("tab:orange", "tab:blue"), strict=True):
                 for result in results_of(name, variant):

@@ -250,7 +250,8 @@ def test_a_saved_object_that_cannot_be_read_here(case: Case, tmp_path: pathlib.P
     model = model_of(case, learning_rate=lambda _: 1.0)
     model.save(path)
     with zipfile.ZipFile(path) as archive:
-        content = {name: archive.read(name) for name in archive.namelist()}
+        # What SB3 writes: with our own entry, the file would have to have its checksum
+        content = {name: archive.read(name) for name in archive.namelist() if name != "plain.json"}
     data = json.loads(content["data"])
     pickled = base64.b64decode(data["learning_rate"][":serialized:"])
     assert b"CodeType" in pickled
