@@ -99,7 +99,7 @@ def train(name: str) -> dict[str, dict[str, np.ndarray]]:
     # The ring is overwritten once, so that its seam is compared too
     common: dict[str, Any] = dict(buffer_size=N_STEPS // 2, learning_starts=100, batch_size=8, sequence_length=8)
     if family.algorithm is R2D2:
-        common |= dict(burn_in=0, target_update_interval=50)
+        common |= dict(burn_in=0, tau=1.0, target_update_interval=50)
     settings = common | dict(train_freq=8, gradient_steps=2) | settings
     model = make_model(family, VecNormalize(env) if normalized else env, 16, [16], **settings)
     initial = {key: value.clone() for key, value in model.policy.state_dict().items()}

@@ -175,7 +175,7 @@ def sample_r2d2_params(trial: "optuna.Trial", n_actions: int, n_envs: int, addit
     :return: keyword arguments of the algorithm
     """
     _suggest_shared(trial)
-    trial.suggest_int("target_update_interval", 50, 2500, log=True)
+    trial.suggest_float("tau", 0.002, 0.05, log=True)
     trial.suggest_categorical("priority_alpha", [0.0, 0.5, 0.9])
     trial.suggest_categorical("value_rescaling", [False, True])
     return convert_recurrent_params(trial.params)

@@ -48,9 +48,9 @@ def test_recalls_the_first_observation(
     """At any size of the rewards, with the same settings. The best without memory is -1.8 an episode, -3.6 if discrete."""
     th.set_num_threads(1)
     env = make_vec_env(RecallEnv, 4, seed=0, env_kwargs=dict(reward_factor=reward_factor, discrete=discrete))
-    settings: dict[str, Any] = dict(learning_rate=1e-3) | ({} if algorithm is R2D2 else dict(tau=0.02))
+    settings: dict[str, Any] = dict(learning_rate=1e-3, tau=0.02)
     if algorithm is R2D2:
-        settings |= dict(burn_in=0, target_update_interval=50, train_freq=1)
+        settings |= dict(burn_in=0, train_freq=1)
     elif algorithm not in (RecurrentSAC, RecurrentTQC):
         settings["action_noise"] = NormalActionNoise(np.zeros(1), 0.2 * np.ones(1))
     model = algorithm("MlpLstmPolicy", env, **RECALL | settings).learn(3_000)

@@ -141,7 +141,7 @@ def test_dueling_heads_are_identifiable() -> None:
 
 
 def test_recurrent_calls_and_target_copies(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = random_env_model(Q_LEARNING, target_update_interval=3)
+    model = random_env_model(Q_LEARNING, tau=1.0, target_update_interval=3)
     calls = []
     original = th.lstm
 
