@@ -12,6 +12,7 @@ from gymnasium import spaces
 
 from sb3_recurrent_offpolicy import R2D2, RecurrentSAC, RecurrentTD3
 from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
+from sb3_recurrent_offpolicy.checkpoint import CompleteCheckpoint
 from sb3_recurrent_offpolicy.cores import CORES
 from tests.models import PLAIN
 from tests.setup import noise, random_envs
@@ -56,6 +57,21 @@ def test_trains_on_the_gpu_and_loads_on_the_cpu(
     stream = observations(6, 3)
     np.testing.assert_allclose(roll(on_cpu.policy, stream), roll(model.policy, stream), atol=1e-3)
     on_cpu.learn(50, reset_num_timesteps=False)
+
+
+@pytest.mark.parametrize("kwargs", [*ACTORS_AND_CRITICS, *VALUES_ONLY])
+def test_a_run_goes_on_from_a_checkpoint(kwargs: dict[str, Any], tmp_path: pathlib.Path) -> None:
+    settings: dict[str, Any] = dict(env=random_envs(2), device="cuda") | KWARGS | kwargs
+    algorithm: type[RecurrentOffPolicyAlgorithm] = settings.pop("algorithm")
+    model: Any = algorithm("MlpLstmPolicy", **settings)
+    model.learn(200, callback=CompleteCheckpoint(100, tmp_path / "run"))
+    model.learn(40, reset_num_timesteps=False)
+    resumed: Any = algorithm.resume(tmp_path / "run")
+    resumed.learn(40, reset_num_timesteps=False)
+    for a, b in zip(model.policy.parameters(), resumed.policy.parameters(), strict=True):
+        assert b.device.type == "cuda"
+        # Kernels may add in another order
+        th.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("name", sorted(CORES.keys() - {"none"}))
