@@ -243,11 +243,11 @@ def readme_table() -> list[str]:
 
 
 def draw_with_and_without_memory() -> None:
-    """CartPole without velocities: the default of R2D2, and DQN on one and on four observations."""
-    cell = CELLS["R2D2, CartPoleNoVel"]
+    """CartPole without velocities: the default of RecurrentSAC, and DQN on one and on four observations."""
+    cell = CELLS["SAC, CartPoleNoVel"]
     ours = results_of(FOLDER / cell.env_id).get(" ".join([cell.algo, *settings_of(cell, 1)]), [])
     others = results_of(RESULTS / cell.env_id)
-    lines = {"R2D2, its defaults": ours, "DQN, last 4 observations": others["dqn frame_stack=4"], "DQN": others["dqn"]}
+    lines = {"RecurrentSAC, its defaults": ours, "DQN, last 4 observations": others["dqn frame_stack=4"], "DQN": others["dqn"]}
     figure, axes = plt.subplots(figsize=(7.5, 3.2), layout="constrained")
     for (label, results), color in zip(lines.items(), ("tab:blue", "tab:orange", "tab:grey"), strict=True):
         for index, result in enumerate(results):
