@@ -1,7 +1,7 @@
 """
 A run that can be killed anywhere: start this script again, and it goes on where its last checkpoint was.
 
-Delete logs/run to begin anew.
+Delete logs/run to start from the beginning.
 """
 
 from pathlib import Path

@@ -19,7 +19,7 @@ from gymnasium.utils import EzPickle
 from stable_baselines3.common.monitor import ResultsWriter
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 
-# As they are; made anew by the pickle of their own, wrappers as they are; or only the wrappers around all of them
+# As they are; made again by their own pickle, with wrappers as they are; or only the wrappers around all of them
 Environments = Literal["exact", "renewed", "left out"]
 # What takes the place of environments that are not in the pickle
 _given_env: ContextVar[VecEnv | None] = ContextVar("given_env", default=None)

@@ -72,7 +72,7 @@ def test_what_is_shared_stays_shared() -> None:
     assert view[0] == 7.0 and space[0] is space[1]
 
 
-def test_simulators_are_made_anew() -> None:
+def test_simulators_are_made_again() -> None:
     env = VecNormalize(make_vec_env(lambda: Simulator(OBSERVATION_SPACE, ACTION_SPACE), 2, seed=1))
     env.reset()
     steps(env, 10)
