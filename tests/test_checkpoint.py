@@ -12,6 +12,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 from sb3_recurrent_offpolicy import segments
+from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
 from sb3_recurrent_offpolicy.checkpoint import CompleteCheckpoint
 from sb3_recurrent_offpolicy.envs import ResumableEnv
 from sb3_recurrent_offpolicy.training_state import manifests
@@ -175,7 +176,7 @@ def test_one_folder_one_run(tmp_path: Path) -> None:
         make_run("td3").learn(60, callback=CompleteCheckpoint(30))
     for name in ("save_freq", "keep"):
         with pytest.raises(ValueError, match=f"{name}=0 must be at least 1"):
-            CompleteCheckpoint(**dict(save_freq=1, path=tmp_path) | {name: 0})
+            CompleteCheckpoint(**{"save_freq": 1, name: 0})
 
 
 def test_checkpoints_and_files_that_are_not_needed_any_more_are_deleted(tmp_path: Path) -> None:
@@ -266,6 +267,8 @@ def test_a_model_is_saved_while_a_checkpoint_is_due(tmp_path: Path) -> None:
 
 def test_steps_of_a_buffer_that_was_emptied_are_gone(tmp_path: Path) -> None:
     class Empty(BaseCallback):
+        model: RecurrentOffPolicyAlgorithm
+
         def _on_step(self) -> bool:
             if self.num_timesteps == 205:
                 self.model.replay_buffer.reset()

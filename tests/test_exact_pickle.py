@@ -79,7 +79,7 @@ def test_simulators_are_made_again() -> None:
     with pytest.raises(TypeError, match="generator"):
         exact_pickle.dumps(env)
     again = exact_pickle.loads(exact_pickle.dumps(env, environments="renewed"))
-    assert again.get_attr("n_episodes") == [0, 0] and again.obs_rms.count == env.obs_rms.count
+    assert again.get_attr("n_episodes") == [0, 0] and again.ret_rms.count == env.ret_rms.count
     again.reset()
     steps(again, 5)
 
@@ -93,5 +93,5 @@ def test_only_wrappers_where_environments_are_left_out() -> None:
         exact_pickle.loads(pickled)
     given = make_vec_env(lambda: RandomEnv(OBSERVATION_SPACE, ACTION_SPACE), 2, seed=5)
     again = exact_pickle.loads(pickled, given)
-    assert again.venv is given and again.obs_rms.count == env.obs_rms.count
+    assert again.venv is given and again.ret_rms.count == env.ret_rms.count
     assert len(pickled) < len(exact_pickle.dumps(env))

@@ -168,7 +168,7 @@ def test_a_dead_process_is_an_error(fault: str, overlap_updates: bool, start_met
 
 
 def test_a_process_that_died_in_between_is_an_error() -> None:
-    env = make_envs(ACTION_SPACE, 2, False, vec_env_cls=SubprocVecEnv, vec_env_kwargs=dict(start_method="fork"))
+    env: Any = make_envs(ACTION_SPACE, 2, False, vec_env_cls=SubprocVecEnv, vec_env_kwargs=dict(start_method="fork"))
     model = make_run("td3", env=env).learn(40)
     env.processes[1].kill()
     env.processes[1].join()

@@ -271,7 +271,7 @@ def with_payloads(path: Path, mark: Path, generator: random.Random) -> None:
         content["plain.json"] = json.dumps(
             {entry: {"type": "class", "name": "os:mkdir"} for entry in json.loads(content["plain.json"])}
         ).encode()
-    with files.written_aside(path) as file, files.sealed_archive(file) as archive:
+    with files.written_aside(path) as whole, files.sealed_archive(whole) as archive:
         for name, value in content.items():
             archive.writestr(name, value)
 
@@ -336,7 +336,7 @@ def test_what_only_a_pickle_holds_can_be_given(tmp_path: Path) -> None:
         spaces.Box(0, 255, (3, 8, 8), np.uint8),
         spaces.Box(np.array([-1.0, -2.0]), np.array([1.0, 2.0]), dtype=np.float64),
         spaces.Discrete(3, start=-1),
-        spaces.MultiDiscrete([[2, 3], [4, 5]]),
+        spaces.MultiDiscrete(np.array([[2, 3], [4, 5]])),
         spaces.MultiBinary([2, 3]),
         spaces.MultiBinary(4),
         PARTS,
@@ -378,7 +378,7 @@ def test_action_noise_comes_back() -> None:
             each.reset()
             np.random.seed(0)
             draws.append([each() for _ in range(3)])
-        np.testing.assert_array_equal(*draws)
+        np.testing.assert_array_equal(draws[0], draws[1])
 
 
 @pytest.mark.parametrize("value", [lambda: 0, object(), {1: 2}, os.mkdir, Payload, np.array([object()])])

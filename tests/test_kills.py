@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_recurrent_offpolicy.checkpoint import CompleteCheckpoint
 from tests.training import RUNS, make_run, state_of
@@ -23,6 +24,8 @@ class Saves(BaseCallback):
 
     :param folder: of the files
     """
+
+    model: OffPolicyAlgorithm
 
     def __init__(self, folder: Path):
         super().__init__()
