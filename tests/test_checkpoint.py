@@ -174,9 +174,10 @@ def test_one_folder_one_run(tmp_path: Path) -> None:
     assert folder_digest(tmp_path) == before
     with pytest.raises(ValueError, match="path=None"):
         make_run("td3").learn(60, callback=CompleteCheckpoint(30))
-    for name in ("save_freq", "keep"):
-        with pytest.raises(ValueError, match=f"{name}=0 must be at least 1"):
-            CompleteCheckpoint(**{"save_freq": 1, name: 0})
+    with pytest.raises(ValueError, match="save_freq=0 must be at least 1"):
+        CompleteCheckpoint(0, tmp_path)
+    with pytest.raises(ValueError, match="keep=0 must be at least 1"):
+        CompleteCheckpoint(1, tmp_path, keep=0)
 
 
 def test_checkpoints_and_files_that_are_not_needed_any_more_are_deleted(tmp_path: Path) -> None:
