@@ -45,8 +45,8 @@ def learn_on(model: Any, folder: Path, total: int = TOTAL) -> Any:
     return model.learn(total - model.num_timesteps, callback=CompleteCheckpoint(90, folder), reset_num_timesteps=False)
 
 
-@pytest.mark.parametrize("n_envs", [1, 4])
-@pytest.mark.parametrize("priority_alpha", [0.0, 0.9])
+# The other pairs: tests/test_kills.py
+@pytest.mark.parametrize(("n_envs", "priority_alpha"), [(1, 0.0), (4, 0.9)])
 @pytest.mark.parametrize("name", RUNS)
 def test_a_resumed_run_is_the_run_that_never_stopped(name: str, priority_alpha: float, n_envs: int, tmp_path: Path) -> None:
     model = make_run(name, n_envs, priority_alpha)

@@ -188,7 +188,7 @@ def assert_damage_is_named(n_files: int, folder: Path, seed: int) -> None:
 
 
 def test_damaged_files(tmp_path: Path) -> None:
-    assert_damage_is_named(60, tmp_path, seed=0)
+    assert_damage_is_named(40, tmp_path, seed=0)
 
 
 @pytest.mark.slow
