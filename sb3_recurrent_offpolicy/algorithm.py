@@ -1,35 +1,27 @@
-"""
-What all algorithms share: how they act, store and sample sequences inside SB3's loop.
-
-:class:`~sb3_recurrent_offpolicy.acting.BehaviorPolicy` acts and remembers; ``predict`` of the policy is pure. SB3's
-``collect_rollouts`` asks for an action (stage), makes the step, calls callbacks, and stores the transition (commit).
-"""
+"""What all algorithms share: their settings, what is built from them, and what surrounds an update."""
 
 import copy
 import inspect
 import warnings
-from functools import partial
 from operator import attrgetter
-from types import SimpleNamespace
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, VectorizedActionNoise
+from stable_baselines3.common.noise import NormalActionNoise, VectorizedActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import get_action_dim
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutReturn, Schedule, TrainFreq
-from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.vec_env import SubprocVecEnv
 
 from sb3_recurrent_offpolicy.acting import BehaviorPolicy
 from sb3_recurrent_offpolicy.buffers import RecurrentSequenceReplayBuffer
 from sb3_recurrent_offpolicy.checks import check_actions, check_integers, check_numbers, check_positive, check_switches
+from sb3_recurrent_offpolicy.collecting import CollectingAlgorithm
 from sb3_recurrent_offpolicy.diagnostics import state_staleness
 from sb3_recurrent_offpolicy.optimizing import keep_freed_memory, latest_norms, minimize, take_n_refused
-from sb3_recurrent_offpolicy.overlap import OverlappingAlgorithm
 from sb3_recurrent_offpolicy.policies import POLICY_NAMES, RecurrentPolicy, check_policy_name, named_policy_kwargs
 from sb3_recurrent_offpolicy.rewards import RewardNormalizer
 from sb3_recurrent_offpolicy.settings import MaxGradNorm, RecurrentSettings, signature_with_settings
@@ -45,7 +37,7 @@ ADAM_EPSILON = 1e-5
 UPDATES_PER_DIAGNOSIS = 100
 
 
-class RecurrentOffPolicyAlgorithm(OverlappingAlgorithm):
+class RecurrentOffPolicyAlgorithm(CollectingAlgorithm):
     """
     Base of the recurrent off-policy algorithms. Parameters are those of SB3's ``OffPolicyAlgorithm``, and these keyword
     arguments, whose defaults stand in ``default_settings``:
@@ -90,11 +82,9 @@ class RecurrentOffPolicyAlgorithm(OverlappingAlgorithm):
     }
 
     policy: RecurrentPolicy
-    behavior: BehaviorPolicy
     sequence_length: int | None
     burn_in: int
     max_grad_norm: MaxGradNorm
-    _last_episode_starts: np.ndarray
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
@@ -235,55 +225,6 @@ class RecurrentOffPolicyAlgorithm(OverlappingAlgorithm):
         # Streams of their own, so that the number of draws from one does not move another
         self.replay_buffer.seed(seed)
         self._torch_generator = th.Generator(self.device).manual_seed(seed)
-
-    # ----------------------------------------------------------------- acting
-
-    def _sample_action(
-        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
-    ) -> tuple[np.ndarray, np.ndarray]:
-        assert self._last_obs is not None, "self._last_obs was not set"
-        warm_up = self.num_timesteps < learning_starts and not (self.use_sde and self.use_sde_at_warmup)
-        self.behavior.action_noise = action_noise
-        return self.behavior.act(self._last_obs, self._last_episode_starts, warm_up)
-
-    def _store_transition(
-        self,
-        replay_buffer: ReplayBuffer,
-        buffer_action: np.ndarray,
-        new_obs: np.ndarray | dict[str, np.ndarray],
-        reward: np.ndarray,
-        dones: np.ndarray,
-        infos: list[dict[str, Any]],
-    ) -> None:
-        # SB3 sorts out terminal observations and raw values, and calls nothing but add: it is given what we know besides
-        assert isinstance(replay_buffer, RecurrentSequenceReplayBuffer)
-        states = self.behavior.catch_up() if replay_buffer.rings[0].wants_states else None
-        add = partial(replay_buffer.add, episode_starts=self._last_episode_starts, lstm_states=states)
-        super()._store_transition(SimpleNamespace(add=add), buffer_action, new_obs, reward, dones, infos)  # type: ignore[arg-type]
-        if self.reward_scale == "auto":
-            # As they will be sampled: with VecNormalize, after its own scaling
-            self.reward_normalizer.statistics[0].add(reward, self._last_episode_starts, self.gamma)
-        self.behavior.commit()
-        self._last_episode_starts = dones
-
-    def collect_rollouts(  # type: ignore[override]
-        self, env: VecEnv, callback: BaseCallback, train_freq: TrainFreq, replay_buffer: ReplayBuffer, **kwargs: Any
-    ) -> RolloutReturn:
-        try:
-            rollout = super().collect_rollouts(env, callback, train_freq, replay_buffer, **kwargs)
-            if not rollout.continue_training:
-                # SB3 drops the step at which a callback stops. The environment has made it: to go on later, so must we
-                step = callback.locals
-                self._store_transition(
-                    replay_buffer, step["buffer_actions"], step["new_obs"], step["rewards"], step["dones"], step["infos"]
-                )
-                self._update_info_buffer(step["infos"], step["dones"])
-                self._episode_num += int(step["dones"].sum())
-        except BaseException:
-            # Between the environment's step and its storage: who catches this and goes on begins a new episode
-            self._last_obs = None
-            raise
-        return rollout
 
     # --------------------------------------------------------------- learning
 

@@ -99,7 +99,6 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
         stride = default_stride(sequence_length) if stride is None else stride
         check_lattice(sequence_length, burn_in, state_init, stride, refresh_states)
         check_priorities(sequence_length, priority_alpha, priority_eta, importance_beta)
-        check_room(buffer_size, n_envs, burn_in + (sequence_length or stride) + 1)
         self.sequence_length = sequence_length
         self.burn_in = burn_in
         self.priority_alpha = priority_alpha
@@ -107,6 +106,7 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
         self.importance_beta = importance_beta
         self.refresh_states = refresh_states
         self._lattice = WindowLattice(sequence_length or stride, burn_in, stride)
+        check_room(buffer_size, n_envs, self.fewest_rows)
         # The arrays of ReplayBuffer are not wanted: they hold every observation twice
         BaseBuffer.__init__(self, max(buffer_size // n_envs, 1), observation_space, action_space, device, n_envs=n_envs)
         self.optimize_memory_usage = optimize_memory_usage
@@ -145,12 +145,17 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
         """
         check_integers(1, n_envs=n_envs)
         if n_rows is not None:
-            check_integers(self.burn_in + self._lattice.length + 1, n_rows=n_rows)
+            check_integers(self.fewest_rows, n_rows=n_rows)
         rows = self.buffer_size if n_rows is None else n_rows
         self.rings.append(StepRing(StepLayout(self), rows, n_envs, self.state_init == "stored", self.stride))
         if self.priority_alpha > 0:
             self.priorities.append(WindowPriorities(rows, n_envs, self._lattice, self.priority_alpha, self.priority_eta))
         return len(self.rings) - 1
+
+    @property
+    def fewest_rows(self) -> int:
+        """Steps of each environment that a ring keeps at the least: a sequence, its burn-in, and the step before it."""
+        return self.burn_in + self._lattice.length + 1
 
     def add(  # type: ignore[override]
         self,
@@ -281,15 +286,31 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
                 begins, begins + lengths[columns], envs, values[:, columns], ring.first_usable(), ring.n_added
             )
 
-    def set_newest_errors(self, errors: np.ndarray) -> None:
+    def set_newest_errors(self, errors: np.ndarray, ring: int = 0, n_newer: int = 0) -> None:
         """
         Initial priorities of the steps added last, where acting has computed what is needed; otherwise a new step counts as
         much as the largest known error.
 
-        :param errors: absolute temporal-difference errors, (n_envs,)
+        :param errors: absolute temporal-difference errors of the last T steps, (T, n_envs)
+        :param ring: index from :meth:`add_ring`
+        :param n_newer: steps of each environment that are newer still, and whose errors are not known yet
         """
-        if self.priorities:
-            self.priorities[0].record_newest(self.rings[0].n_added - 1, errors)
+        if self.priorities and len(errors) > 0:
+            end = self.rings[ring].n_added - n_newer
+            self.priorities[ring].record_newest(np.arange(end - len(errors), end), errors)
+
+    def newest_errors(self, n_steps: int, n_newer: int) -> np.ndarray | None:
+        """
+        What :meth:`set_newest_errors` was given for the first ring, for another buffer.
+
+        :param n_steps: how many, or as many as there are
+        :param n_newer: steps of each environment that are newer, and whose errors are not known yet
+        :return: (T, n_envs), None if replay is uniform
+        """
+        if not self.priorities:
+            return None
+        ring, end = self.rings[0], self.rings[0].n_added - n_newer
+        return self.priorities[0].errors[np.arange(max(end - n_steps, 0), end) % ring.n_rows]
 
     def write_states(self, samples: RecurrentSequenceSamples, states: RNNStates) -> None:
         """

@@ -30,7 +30,7 @@ _PLAIN = "plain.json"
 _PICKLED = ":serialized:"
 
 # Attributes that mean nothing elsewhere
-_OF_THIS_PROCESS = ("_checkpoint_position", "_task_at_rest")
+_OF_THIS_PROCESS = ("_checkpoint_position", "_task_at_rest", "deliveries", "fleet_place")
 
 SelfSavedAlgorithm = TypeVar("SelfSavedAlgorithm", bound="SavedAlgorithm")
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from sb3_recurrent_offpolicy.windows import WindowLattice
 
-# So that a window whose errors are all zero is not lost for ever (Schaul et al. 2016)
+# So that a window whose errors are all zero stays in the draw (Schaul et al. 2016)
 SMALLEST_PRIORITY = 1e-6
 # Windows whose priorities are computed at once, after many steps without an update
 CHUNK = 4096
@@ -132,15 +132,15 @@ class WindowPriorities:
             self._allocate()
         self.errors[rows] = np.nan
 
-    def record_newest(self, time: int, errors: np.ndarray) -> None:
+    def record_newest(self, times: np.ndarray, errors: np.ndarray) -> None:
         """
         Errors of steps as they were made, found while acting.
 
-        :param time: of the steps, recent
-        :param errors: absolute errors, (n_envs,)
+        :param times: of the steps, recent, in their order: (T,)
+        :param errors: absolute errors, (T, n_envs)
         """
-        self.errors[time % len(self.errors)] = self._finite(errors)
-        self._known_until = min(self._known_until, time)
+        self.errors[times % len(self.errors)] = self._finite(errors)
+        self._known_until = min(self._known_until, int(times[0]))
 
     def record(
         self, begins: np.ndarray, ends: np.ndarray, envs: np.ndarray, errors: np.ndarray, first: int, last: int

@@ -6,7 +6,6 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule
 
@@ -206,12 +205,13 @@ class R2D2(RecurrentOffPolicyAlgorithm):
 
     def exploration_rates(self) -> np.ndarray:
         """
-        :return: probability of a random action in each environment, (n_envs,)
+        :return: probability of a random action in each environment of the fleet, (n_envs,)
         """
-        if self.exploration_ladder is not None and self.n_envs >= SMALLEST_LADDER:
+        n_envs = self.n_envs if self.fleet_place is None else self.fleet_place.n_envs
+        if self.exploration_ladder is not None and n_envs >= SMALLEST_LADDER:
             epsilon, alpha = self.exploration_ladder
-            return epsilon ** (1.0 + alpha * np.arange(self.n_envs) / (self.n_envs - 1))
-        return np.full(self.n_envs, self.exploration_schedule(self._current_progress_remaining))
+            return epsilon ** (1.0 + alpha * np.arange(n_envs) / (n_envs - 1))
+        return np.full(n_envs, self.exploration_schedule(self._current_progress_remaining))
 
     def _seed_generators(self, seed: int) -> None:
         super()._seed_generators(seed)
@@ -221,14 +221,12 @@ class R2D2(RecurrentOffPolicyAlgorithm):
         # Who evaluates in between does not change how training explores
         self._evaluation_epsilon_greedy = EpsilonGreedy(n_actions, np.random.default_rng([2, seed]))
 
-    def _sample_action(
-        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _set_exploration(self) -> None:
         rates = self.exploration_rates()
-        self.behavior.exploration_rates = rates
+        first = 0 if self.fleet_place is None else self.fleet_place.first
+        self.behavior.exploration_rates = rates[first : first + self.n_envs]
         self.exploration_rate = float(rates.mean())
         self.logger.record("rollout/exploration_rate", self.exploration_rate)
-        return super()._sample_action(learning_starts, action_noise, n_envs)
 
     def predict(
         self,
@@ -261,7 +259,7 @@ class R2D2(RecurrentOffPolicyAlgorithm):
         # The step whose error was still to come is not in this buffer
         self._pending_step = None
 
-    def _store_transition(
+    def _store_own_step(
         self,
         replay_buffer: ReplayBuffer,
         buffer_action: np.ndarray,
@@ -272,15 +270,15 @@ class R2D2(RecurrentOffPolicyAlgorithm):
     ) -> None:
         assert self.behavior.staged is not None
         if self.priority_alpha == 0:
-            super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+            super()._store_own_step(replay_buffer, buffer_action, new_obs, reward, dones, infos)
             return
         q_values = self.behavior.staged.policy_step.q_values
         greedy_values = q_values.max(axis=1)
         ring = self.replay_buffer.rings[0]
         # A buffer that was reset meanwhile does not hold the step
         if self._pending_step is not None and self._pending_step.n_added == ring.n_added:
-            self.replay_buffer.set_newest_errors(self._errors_of(self._pending_step, greedy_values))
-        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+            self.replay_buffer.set_newest_errors(self._errors_of(self._pending_step, greedy_values)[None])
+        super()._store_own_step(replay_buffer, buffer_action, new_obs, reward, dones, infos)
         taken = q_values[np.arange(self.n_envs), buffer_action.reshape(-1)]
         self._pending_step = _PendingStep(ring.n_added, taken, greedy_values, reward.astype(np.float32))
 

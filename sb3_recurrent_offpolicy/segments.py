@@ -1,14 +1,18 @@
 """
-A ring of steps as arrays for files. They are split at fixed times, so that steps that have been written once need not be
-written again.
+The steps of a ring as arrays: for files, split at fixed times, so that steps that have been written once need not be written
+again; and for another ring.
 """
 
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import torch as th
+from torch.utils._pytree import tree_map
 
+from sb3_recurrent_offpolicy.preprocessing import map_observation
 from sb3_recurrent_offpolicy.storage import StepRing
+from sb3_recurrent_offpolicy.type_aliases import RNNStates, Stretch
 
 # A checkpoint writes the last segment again until it is full
 SEGMENT_BYTES = 1 << 20
@@ -76,6 +80,33 @@ def read_states(ring: StepRing, first: int, last: int) -> dict[str, np.ndarray]:
     """
     times = np.arange(-(-first // ring.stride) * ring.stride, last, ring.stride)
     return {"states": ring.states[ring.slot(times)]} if ring.stores_states else {}
+
+
+def newest_stretch(ring: StepRing, n_steps: int) -> Stretch:
+    """
+    :param ring: of steps
+    :param n_steps: how many, at most as many as there are
+    :return: the newest of them, to be added to another ring. With ``n_added`` of the two divisible by the stride before it,
+        memory states are those that the other one stores
+    """
+    first = ring.n_added - n_steps
+    rows = np.arange(first, ring.n_added) % ring.n_rows
+    starts = ring.episode_steps[rows] == 0
+    ends = [(t - 1, env) for t, env in np.argwhere(starts).tolist() if t > 0]
+    # (P, N, state_size) to (P, n_layers, N, hidden)
+    states = read_states(ring, first, ring.n_added).get("states", np.zeros((0, ring.n_envs, 0), dtype=np.float32))
+    unpacked = ring.unpack(th.as_tensor(states).flatten(end_dim=1)) if states.size else RNNStates((), ())
+    pi, vf = tree_map(lambda array: array.unflatten(1, (-1, ring.n_envs)).transpose(0, 1).contiguous(), unpacked)
+    return Stretch(
+        observations=map_observation(lambda array: array[rows], ring.observations),
+        next_observations=map_observation(np.copy, ring.next_observations),
+        final_observations={(t, env): ring.final_observations[(first + t) * ring.n_envs + env] for t, env in ends},
+        actions=ring.actions[rows],
+        rewards=ring.rewards[rows],
+        terminated=ring.terminated[rows],
+        episode_starts=starts,
+        lstm_states=RNNStates(pi, pi if ring.shared_state else vf),
+    )
 
 
 def write_steps(ring: StepRing, first: int, arrays: dict[str, np.ndarray]) -> None:

@@ -32,7 +32,7 @@ FORMAT = "checkpoint of a recurrent off-policy algorithm 1"
 _FILES = "files"
 _HEAD, _STATE = "buffer.json", "training.pickle"
 # Of a model: the buffer has files of its own; loggers and callbacks belong to the present process
-_LEFT_OUT = ("replay_buffer", "_logger", "_checkpoint_position", "_task_at_rest")
+_LEFT_OUT = ("replay_buffer", "_logger", "_checkpoint_position", "_task_at_rest", "deliveries", "fleet_place")
 
 
 class CheckpointPosition(NamedTuple):

@@ -72,7 +72,7 @@ def test_priorities_equal_brute_force(data: Any) -> None:
             recorder.add(np.random.choice([CONTINUES, TERMINATES], p=[0.8, 0.2], size=n_envs).tolist())
         elif action == "set":
             values = np.random.exponential(size=n_envs).astype(np.float32)
-            buffer.set_newest_errors(values)
+            buffer.set_newest_errors(values[None])
             errors.update({(buffer.rings[0].n_added - 1, env): float(values[env]) for env in range(n_envs)})
             ever_recorded.extend(values)
         else:
@@ -196,7 +196,7 @@ def test_uniform_replay_needs_no_errors() -> None:
     buffer, _ = filled(30, 100, priority_alpha=0.0)
     samples = buffer.sample(8)
     buffer.update_priorities(samples, th.ones(samples.mask.shape))
-    buffer.set_newest_errors(np.ones(2))
+    buffer.set_newest_errors(np.ones((1, 2)))
     assert not buffer.priorities and th.equal(samples.weights, th.ones(8))
 
 
@@ -244,10 +244,10 @@ def test_one_huge_error_is_forgotten(error: float) -> None:
 
 def test_an_infinite_error_found_while_acting_counts_as_the_largest_finite_one() -> None:
     buffer, _ = filled(60, 100, n_envs=1)
-    buffer.set_newest_errors(np.array([3.0]))
+    buffer.set_newest_errors(np.array([[3.0]]))
     buffer.sample(1)
     buffer.sample(1)
-    buffer.set_newest_errors(np.array([np.inf]))
+    buffer.set_newest_errors(np.array([[np.inf]]))
     assert buffer.priorities is not None
     assert np.nanmax(buffer.priorities[0].errors) == 3.0
     # A reward of 1e23 overflows a squared error in float32
