@@ -46,8 +46,8 @@ class RayTransport:
         self._class = self._ray.remote(num_cpus=cpus_per_actor, max_restarts=0, max_task_retries=0)(Actor)
         self._contract, self._seed = self._ray.put(contract), seed
         self._n_begun = [0] * contract.n_actors
-        self._actors = [self._begin(index) for index in range(contract.n_actors)]
-        self._begun = [actor.__ray_ready__.remote() for actor in self._actors]
+        self.actors = [self._begin(index) for index in range(contract.n_actors)]
+        self._begun = [actor.__ray_ready__.remote() for actor in self.actors]
 
     def _begin(self, index: int) -> Any:
         seed = np.random.SeedSequence([self._seed, index, self._n_begun[index]]).generate_state(1)
@@ -58,7 +58,7 @@ class RayTransport:
         return self._ray.put(weights)
 
     def send(self, actor: int, order: Order, weights: Any) -> Any:
-        return self._actors[actor].collect.remote(order, weights)
+        return self.actors[actor].collect.remote(order, weights)
 
     def wait(self, handles: list[Any], seconds: float) -> list[Any]:
         return self._ray.wait(handles, num_returns=1, timeout=seconds)[0]
@@ -70,19 +70,19 @@ class RayTransport:
             # What the environment raised, with its own type
             raise error.cause from error
         except self._ray.exceptions.RayError as error:
-            raise ActorLostError(str(error).strip()) from error
+            raise ActorLostError(str(error).strip().splitlines()[0]) from error
 
     def is_running(self, actor: int) -> bool:
         return bool(self._ray.wait([self._begun[actor]], timeout=0)[0])
 
     def replace(self, actor: int) -> None:
-        self._ray.kill(self._actors[actor])
-        self._actors[actor] = self._begin(actor)
-        self._begun[actor] = self._actors[actor].__ray_ready__.remote()
+        self._ray.kill(self.actors[actor])
+        self.actors[actor] = self._begin(actor)
+        self._begun[actor] = self.actors[actor].__ray_ready__.remote()
 
     def close(self) -> None:
         """End all actors."""
-        for actor in self._actors:
+        for actor in self.actors:
             self._ray.kill(actor)
 
 
@@ -138,9 +138,9 @@ class RayActors:
         with ExitStack() as stack:
             self._begin_ray(stack)
             seed = np.random.randint(2**31) if self.model.seed is None else self.model.seed
-            transport = RayTransport(self._contract, self.cpus_per_actor, seed)
+            self.transport = transport = RayTransport(self._contract, self.cpus_per_actor, seed)
             stack.callback(transport.close)
-            stack.enter_context(attached(self.model, self._contract, transport, self.time_limit))
+            self.fleet = stack.enter_context(attached(self.model, self._contract, transport, self.time_limit))
             self._stack = stack.pop_all()
         return self
 
