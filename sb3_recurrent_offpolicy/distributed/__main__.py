@@ -11,26 +11,28 @@ import importlib
 import runpy
 import sys
 from collections.abc import Callable
-from functools import wraps
-from typing import Any, NamedTuple
+from functools import partial, wraps
+from typing import Any
 
 import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.monitor import Monitor
 
 from sb3_recurrent_offpolicy.distributed.ray_actors import RayActors
 
 
-class ZooEnv(NamedTuple):
-    """Makes an environment as the RL Zoo does."""
-
-    spec: gym.envs.registration.EnvSpec
-    env_kwargs: dict[str, Any]
-    monitor_kwargs: dict[str, Any]
-    wrapper: Callable[[gym.Env], gym.Env] | None
-
-    def __call__(self) -> gym.Env:
-        env = Monitor(self.spec.make(**self.env_kwargs), **self.monitor_kwargs)
-        return env if self.wrapper is None else self.wrapper(env)
+def zoo_env(
+    spec: EnvSpec, env_kwargs: dict[str, Any], monitor_kwargs: dict[str, Any], wrapper: Callable[[gym.Env], gym.Env] | None
+) -> gym.Env:
+    """
+    :param spec: of the environment
+    :param env_kwargs: its arguments
+    :param monitor_kwargs: arguments of ``Monitor``
+    :param wrapper: around it, None for none
+    :return: an environment as the RL Zoo makes it
+    """
+    env = Monitor(spec.make(**env_kwargs), **monitor_kwargs)
+    return env if wrapper is None else wrapper(env)
 
 
 def train_with_actors(manager: Any, envs_per_actor: int, **settings: Any) -> None:
@@ -53,7 +55,8 @@ def train_with_actors(manager: Any, envs_per_actor: int, **settings: Any) -> Non
 
     @wraps(learn)
     def learn_with_actors(self: Any, model: Any) -> None:
-        make_env = ZooEnv(gym.spec(self.env_name.gym_id), self.env_kwargs, self.monitor_kwargs, self.env_wrapper)
+        spec = gym.spec(self.env_name.gym_id)
+        make_env = partial(zoo_env, spec, self.env_kwargs, self.monitor_kwargs, self.env_wrapper)
         with RayActors(model, make_env, envs_per_actor=envs_per_actor, **settings):
             learn(self, model)
 

@@ -5,7 +5,7 @@ import math
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -38,12 +38,13 @@ class RayTransport:
     :param contract: of all actors
     :param cpus_per_actor: cores that Ray reserves for each
     :param seed: of all random streams
+    :param actor_class: of the actors
     """
 
-    def __init__(self, contract: Contract, cpus_per_actor: float, seed: int):
+    def __init__(self, contract: Contract, cpus_per_actor: float, seed: int, actor_class: type[Actor] = Actor):
         self._ray: Any = _import_ray()
         # Never max_task_retries: Ray would splice the steps of another process into a stretch
-        self._class = self._ray.remote(num_cpus=cpus_per_actor, max_restarts=0, max_task_retries=0)(Actor)
+        self._class = self._ray.remote(num_cpus=cpus_per_actor, max_restarts=0, max_task_retries=0)(actor_class)
         self._contract, self._seed = self._ray.put(contract), seed
         self._n_begun = [0] * contract.n_actors
         self.actors = [self._begin(index) for index in range(contract.n_actors)]
@@ -115,6 +116,8 @@ class RayActors:
     :raises ValueError: for impossible settings, naming parameter, value and remedy
     """
 
+    actor_class: ClassVar[type[Actor]] = Actor
+
     def __init__(
         self,
         model: RecurrentOffPolicyAlgorithm,
@@ -138,7 +141,7 @@ class RayActors:
         with ExitStack() as stack:
             self._begin_ray(stack)
             seed = np.random.randint(2**31) if self.model.seed is None else self.model.seed
-            self.transport = transport = RayTransport(self._contract, self.cpus_per_actor, seed)
+            self.transport = transport = RayTransport(self._contract, self.cpus_per_actor, seed, self.actor_class)
             stack.callback(transport.close)
             self.fleet = stack.enter_context(attached(self.model, self._contract, transport, self.time_limit))
             self._stack = stack.pop_all()
