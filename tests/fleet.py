@@ -2,7 +2,7 @@
 
 import secrets
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import cloudpickle
@@ -132,15 +132,20 @@ class ActorsHere:
     Actors in this process, as :class:`~sb3_recurrent_offpolicy.distributed.fleet.Transport`.
 
     :param contract: of all actors
-    :param faults: what happens to the next deliveries: None, "dies", "is lost", "comes twice", "hangs"
+    :param faults: what happens to the next deliveries: None, "dies", "is lost", "comes twice"
+    :param hung: actors that deliver nothing
     :param generator: chooses whose delivery comes next; None: the oldest
     """
 
     def __init__(
-        self, contract: Contract, faults: list[str | None] | None = None, generator: np.random.Generator | None = None
+        self,
+        contract: Contract,
+        faults: Iterable[str | None] = (),
+        hung: Iterable[int] = (),
+        generator: np.random.Generator | None = None,
     ):
         self.contract = cloudpickle.dumps(contract)
-        self.faults, self.generator = deque(faults or []), generator
+        self.faults, self.hung, self.generator = deque(faults), set(hung), generator
         self.n_made = 0
         self.actors = [self._begin(index) for index in range(contract.n_actors)]
         self.latest: dict[int, Delivery] = {}
@@ -162,10 +167,10 @@ class ActorsHere:
         return Handle(actor, order, weights)
 
     def wait(self, handles: list[Handle], seconds: float) -> list[Handle]:
-        if self.faults and self.faults[0] == "hangs":
-            self.faults.popleft()
-            return []
-        return [handles[0] if self.generator is None else handles[self.generator.integers(len(handles))]]
+        ready = [handle for handle in handles if handle.actor not in self.hung]
+        if ready and self.generator is not None:
+            return [ready[self.generator.integers(len(ready))]]
+        return ready[:1]
 
     def receive(self, handle: Handle) -> Delivery:
         fault = self.faults.popleft() if self.faults else None
@@ -185,6 +190,7 @@ class ActorsHere:
 
     def replace(self, actor: int) -> None:
         self.latest.pop(actor, None)
+        self.hung.discard(actor)
         self.actors[actor] = self._begin(actor)
 
     def close(self) -> None:

@@ -22,6 +22,7 @@ from sb3_recurrent_offpolicy import R2D2, RecurrentSAC, RecurrentTD3
 from sb3_recurrent_offpolicy.checkpoint import CompleteCheckpoint
 from sb3_recurrent_offpolicy.distributed.actor import Actor, weights_of
 from sb3_recurrent_offpolicy.distributed.contract import contract_of
+from sb3_recurrent_offpolicy.distributed.fleet import ActorLostError
 from sb3_recurrent_offpolicy.distributed.messages import Order
 from tests.fleet import NumberedEnv, check_counts, check_fleet, fleet_here
 
@@ -135,11 +136,22 @@ def test_faults_lose_nothing_that_has_reached_the_buffer(faults: list[Any], seed
     check_fleet(model)
 
 
-def test_an_actor_that_hangs_is_replaced() -> None:
+def test_an_actor_that_hangs_is_replaced_while_others_deliver() -> None:
     model = r2d2()
-    with fleet_here(model, make_env, faults=[None, "hangs"], time_limit=0.0) as fleet:
+    with fleet_here(model, make_env, n_actors=3, hung=[1], time_limit=0.0) as fleet:
+        model.learn(300)
+        assert fleet.records.n_restarts == 1
+        assert all(member.n_delivered > 2 for member in fleet.members)
+    check_fleet(model)
+
+
+def test_learning_goes_on_after_an_actor_has_failed_too_often() -> None:
+    model = r2d2()
+    with fleet_here(model, make_env, n_actors=1, faults=["dies"] * 3) as fleet:
+        with pytest.raises(ActorLostError, match="it was killed"):
+            model.learn(100)
         model.learn(100)
-        assert fleet.records.n_restarts >= 1
+        assert fleet.records.n_restarts == 3
     check_fleet(model)
 
 

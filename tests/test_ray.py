@@ -94,7 +94,7 @@ def test_an_environment_that_always_fails_ends_the_run_with_its_own_error(monkey
 
 
 def test_environments_that_this_process_has_registered_are_known_to_actors() -> None:
-    gym.register("NumberedInTests-v0", entry_point=lambda: NumberedEnv())
+    gym.register("NumberedInTests-v0", entry_point=lambda **kwargs: NumberedEnv())
     model = r2d2()
     with RayActors(model, "NumberedInTests-v0", n_actors=1, envs_per_actor=2, stretch_length=8):
         model.learn(50)

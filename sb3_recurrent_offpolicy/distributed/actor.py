@@ -63,7 +63,7 @@ def n_counted(obs_rms: Any) -> float:
     return max((entry.count for entry in entries if entry is not None), default=0.0)
 
 
-class _Rows(BaseCallback):
+class _Recorder(BaseCallback):
     """Keeps what the environments say besides observations and rewards."""
 
     def __init__(self) -> None:
@@ -139,11 +139,11 @@ class Actor:
         model, length = self.model, self.contract.stretch_length
         self._learn_from(order, weights)
         assert model.env is not None
-        rows = _Rows()
-        rows.init_callback(model)
+        recorder = _Recorder()
+        recorder.init_callback(model)
         model.collect_rollouts(
             model.env,
-            rows,
+            recorder,
             TrainFreq(length, TrainFrequencyUnit.STEP),
             model.replay_buffer,
             action_noise=model.action_noise,
@@ -156,8 +156,8 @@ class Actor:
             version=order.version,
             steps=newest_stretch(model.replay_buffer.rings[0], length),
             errors=model.replay_buffer.newest_errors(length, n_newer=1),
-            dones=np.stack(rows.dones),
-            infos=rows.infos,
+            dones=np.stack(recorder.dones),
+            infos=recorder.infos,
             following=model._last_obs if self.normalizer is None else self.normalizer.get_original_obs(),
             seconds=time.perf_counter() - began,
             seconds_waiting=waited,

@@ -194,10 +194,10 @@ class Fleet(Deliveries):
         began = time.monotonic()
         while True:
             self._send_orders()
+            self._replace_hung()
             owing = sorted(self.members, key=lambda member: member.sent[0].at)
             ready = self.transport.wait([member.sent[0].handle for member in owing], SECONDS_PER_WAIT)
             if not ready:
-                self._replace_hung()
                 continue
             member = next(each for each in owing if each.sent[0].handle is ready[0])
             order, delivery = member.sent[0], self._receive(member)
@@ -243,11 +243,15 @@ class Fleet(Deliveries):
     def _replace_hung(self) -> None:
         for member in self.members:
             seconds = time.monotonic() - member.at_work_since
-            if not self.transport.is_running(member.index):
+            # What has come while the learner did something else, evaluate for example, is not late
+            if seconds <= self.time_limit or self.transport.wait([member.sent[0].handle], 0.0):
+                continue
+            if self.transport.is_running(member.index):
+                self._replace(member, ActorLostError(f"it has delivered nothing for {seconds:.0f} s (time_limit)"))
+                self._send(member)
+            else:
                 # Where a machine is missing, its actors wait for another one
                 member.at_work_since = time.monotonic()
-            elif seconds > self.time_limit:
-                self._replace(member, ActorLostError(f"it has delivered nothing for {seconds:.0f} s (time_limit)"))
 
     def _replace(self, member: Member, error: Exception) -> None:
         """
@@ -255,15 +259,16 @@ class Fleet(Deliveries):
 
         :raises Exception: the error itself, if the actor has failed too often
         """
-        member.n_failures += 1
         member.sent.clear()
-        if member.n_failures >= MOST_FAILURES:
-            raise error
-        logger.warning("Actor %d is replaced: %s: %s", member.index, type(error).__name__, error)
-        self.records.n_restarts += 1
         # None of its own deliveries are to come any more
         member.incarnation = None
         self.transport.replace(member.index)
+        self.records.n_restarts += 1
+        member.n_failures += 1
+        if member.n_failures >= MOST_FAILURES:
+            member.n_failures = 0
+            raise error
+        logger.warning("Actor %d is replaced: %s: %s", member.index, type(error).__name__, error)
 
 
 class _Rows:
@@ -277,7 +282,8 @@ class _Rows:
     def __init__(self, delivery: Delivery, model: RecurrentOffPolicyAlgorithm):
         self.steps, self.dones = delivery.steps, delivery.dones
         self.t = -1
-        self.actions = model.policy.unscale_action(self._in_shape(delivery.steps.actions, model.action_space.shape))
+        actions = delivery.steps.actions
+        self.actions = model.policy.unscale_action(actions.reshape(*actions.shape[:2], *model.action_space.shape))  # type: ignore[misc]
         self._observations = map_observation(
             lambda array, last: np.concatenate([array[1:].reshape(-1, *last.shape), last[None]]),
             delivery.steps.observations,
@@ -289,10 +295,6 @@ class _Rows:
             self._observations = vec_normalize.normalize_obs(self._observations)
             self._rewards = vec_normalize.normalize_reward(self._rewards)
         self._infos = {(t, env): info for t, env, info in delivery.infos}
-
-    @staticmethod
-    def _in_shape(actions: np.ndarray, shape: Any) -> np.ndarray:
-        return actions.reshape(*actions.shape[:2], *shape)
 
     @property
     def n_left(self) -> int:
