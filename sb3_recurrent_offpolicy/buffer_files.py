@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from sb3_recurrent_offpolicy.blocks import RingBlock
 from sb3_recurrent_offpolicy.buffers import RecurrentSequenceReplayBuffer
 from sb3_recurrent_offpolicy.files import check_seal, read_array, sealed_archive, write_arrays, written_aside
 from sb3_recurrent_offpolicy.plain import to_plain
@@ -42,6 +43,8 @@ def read_buffer_head(buffer: RecurrentSequenceReplayBuffer) -> tuple[dict[str, A
         "format": FORMAT,
         "settings": describe(buffer),
         "rings": [],
+        # Rings of each block, None for a ring of its own
+        "blocks": [len(source.members) if isinstance(source, RingBlock) else None for source in buffer.sources.values()],
         "priorities": [],
         "recorded_ring": buffer.recorded_ring_index,
         "generator": buffer.generator.bit_generator.state,
@@ -67,8 +70,12 @@ def restore_buffer_head(buffer: RecurrentSequenceReplayBuffer, numbers: dict[str
     def part(name: str) -> dict[str, np.ndarray]:
         return {key.removeprefix(f"{name}."): array for key, array in arrays.items() if key.startswith(f"{name}.")}
 
-    for of_ring in numbers["rings"][1:]:
-        buffer.add_ring(of_ring["n_envs"], of_ring["n_rows"])
+    for n_rings in numbers["blocks"][1:]:
+        of_ring = numbers["rings"][len(buffer.rings)]
+        if n_rings is None:
+            buffer.add_ring(of_ring["n_envs"], of_ring["n_rows"])
+        else:
+            buffer.add_rings(n_rings, of_ring["n_envs"], of_ring["n_rows"])
     for index, (ring, of_ring) in enumerate(zip(buffer.rings, numbers["rings"], strict=True)):
         restore_head(ring, of_ring, part(f"rings.{index}"))
         if buffer.priorities:

@@ -1,6 +1,6 @@
 """The replay buffer: rings of steps, and the sequences of a batch that are drawn from them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -10,6 +10,7 @@ from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 from torch.utils._pytree import tree_map
 
+from sb3_recurrent_offpolicy.blocks import RingBlock
 from sb3_recurrent_offpolicy.checks import check_integers, check_lattice, check_priorities, check_room, check_sequences
 from sb3_recurrent_offpolicy.drawing import draw_by_priority, draw_episodes, draw_uniformly, keep
 from sb3_recurrent_offpolicy.layout import StepLayout
@@ -127,6 +128,8 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
         """Forget everything, rings that were added too; the next step makes new arrays."""
         super().reset()
         self.rings: list[StepRing] = []
+        # What sequences are read from, by index of its first ring: a ring, or a block of several
+        self.sources: dict[int, StepRing] = {}
         # Of each ring, if replay is prioritised
         self.priorities: list[WindowPriorities] = []
         self.recorded_ring_index: int | None = None
@@ -147,10 +150,33 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
         if n_rows is not None:
             check_integers(self.fewest_rows, n_rows=n_rows)
         rows = self.buffer_size if n_rows is None else n_rows
-        self.rings.append(StepRing(StepLayout(self), rows, n_envs, self.state_init == "stored", self.stride))
+        ring = StepRing(StepLayout(self), rows, n_envs, self.state_init == "stored", self.stride)
+        return self._add_source(ring, [ring])
+
+    def add_rings(self, n_rings: int, n_envs: int, n_rows: int) -> list[int]:
+        """
+        Make room for several actors, whose rings are read together: a batch costs the same whatever their number.
+
+        :param n_rings: number of rings
+        :param n_envs: environments of each
+        :param n_rows: steps of each environment to keep
+        :return: indices of the new rings
+        :raises ValueError: if no sequence fits
+        """
+        check_integers(1, n_rings=n_rings, n_envs=n_envs)
+        check_integers(self.fewest_rows, n_rows=n_rows)
+        block = RingBlock(StepLayout(self), n_rows, n_envs, n_rings, self.state_init == "stored", self.stride)
+        first = self._add_source(block, block.members)
+        return list(range(first, first + n_rings))
+
+    def _add_source(self, source: StepRing, rings: Sequence[StepRing]) -> int:
+        first = len(self.rings)
+        self.sources[first] = source
+        self.rings.extend(rings)
         if self.priority_alpha > 0:
-            self.priorities.append(WindowPriorities(rows, n_envs, self._lattice, self.priority_alpha, self.priority_eta))
-        return len(self.rings) - 1
+            settings = (self._lattice, self.priority_alpha, self.priority_eta)
+            self.priorities.extend(WindowPriorities(ring.n_rows, ring.n_envs, *settings) for ring in rings)
+        return first
 
     @property
     def fewest_rows(self) -> int:
@@ -250,7 +276,7 @@ class RecurrentSequenceReplayBuffer(ReplayBuffer):
         :return: a time-major batch, no longer than its longest row
         :raises ValueError: if nothing has been added yet
         """
-        filled = {index: ring for index, ring in enumerate(self.rings) if ring.n_added > 0}
+        filled = {index: ring for index, ring in self.sources.items() if ring.clocks()[1].any()}
         if not filled:
             raise ValueError("The replay buffer is empty: add steps before sampling (raise learning_starts)")
         n_windows = max(batch_size, FEWEST_WINDOWS)

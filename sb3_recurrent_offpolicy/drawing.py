@@ -1,6 +1,7 @@
 """Who is replayed: pieces of the recorded time of several rings, drawn uniformly or by priority."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -10,6 +11,8 @@ from sb3_recurrent_offpolicy.windows import Pieces, WindowLattice, cut_windows, 
 
 # Pieces of several rings, with the index of each
 RingPieces = list[tuple[int, Pieces]]
+# Of each clock of a ring: the first number to be drawn, and the one after the last
+Ranges = tuple[np.ndarray, np.ndarray]
 
 
 def draw_episodes(generator: np.random.Generator, rings: Mapping[int, StepRing], size: int) -> RingPieces:
@@ -19,11 +22,11 @@ def draw_episodes(generator: np.random.Generator, rings: Mapping[int, StepRing],
     :param size: number of episodes
     :return: the episodes of steps drawn uniformly
     """
-    drawn = []
-    for index, ring, share in _shares(generator, rings, size, lambda ring: ring.n_added - ring.first_usable()):
-        times = generator.integers(ring.first_usable(), ring.n_added, size=share)
-        drawn.append((index, whole_episodes(ring, times, generator.integers(ring.n_envs, size=share))))
-    return drawn
+
+    def times(ring: StepRing) -> Ranges:
+        return ring.clocks()
+
+    return [(i, whole_episodes(ring, *drawn)) for i, ring, drawn in _draw(generator, rings, size, times)]
 
 
 def draw_uniformly(
@@ -37,14 +40,17 @@ def draw_uniformly(
     :param burn_in: steps before a piece that does not begin with its episode
     :return: the pieces of windows drawn uniformly
     """
-    drawn = []
-    for index, ring, share in _shares(
-        generator, rings, size, lambda ring: lattice.n_touching(ring.first_usable(), ring.n_added)
-    ):
-        points = generator.integers(*lattice.touching(ring.first_usable(), ring.n_added), size=share)
-        envs, weights = generator.integers(ring.n_envs, size=share), np.ones(share, dtype=np.float32)
-        drawn.append((index, cut_windows(ring, lattice, points, envs, weights, burn_in)))
-    return drawn
+
+    def windows(ring: StepRing) -> Ranges:
+        firsts, lasts = ring.clocks()
+        lows, highs = lattice.touching(firsts, lasts)
+        # Where nothing has been added yet, there is no window either
+        return lows, np.where(lasts > firsts, highs, lows)
+
+    return [
+        (i, cut_windows(ring, lattice, points, envs, np.ones(len(points), dtype=np.float32), burn_in))
+        for i, ring, (points, envs) in _draw(generator, rings, size, windows)
+    ]
 
 
 def draw_by_priority(
@@ -64,16 +70,28 @@ def draw_by_priority(
     :param burn_in: steps before a piece that does not begin with its episode
     :return: the pieces of windows drawn in proportion to their weights
     """
-    live = {index: priorities[index].live_weights(ring.first_usable(), ring.n_added) for index, ring in rings.items()}
-    positions, points, envs, relative = draw_by_weight(generator, size, [weights for _, weights in live.values()])
+    live: list[Any] = [
+        (index, member, *priorities[index + member].live_weights(first, last))
+        for index, ring in rings.items()
+        for member, (first, last) in enumerate(zip(*map(np.ndarray.tolist, ring.clocks()), strict=True))
+        if last > 0
+    ]
+    positions, points, envs, relative = draw_by_weight(generator, size, [weights for *_, weights in live])
     importance = relative**-beta
     importance = (importance / importance.max()).astype(np.float32)
+    if len(live) > 1:
+        indices, members, lows = (np.array([each[part] for each in live])[positions] for part in range(3))
+        points = points + lows
     drawn = []
-    for position, (index, (low, _)) in enumerate(live.items()):
-        own = slice(None) if len(live) == 1 else np.flatnonzero(positions == position)
-        if len(points[own]) > 0:
+    for index, ring in rings.items():
+        if len(live) == 1:
             lattice = priorities[index].lattice
-            drawn.append((index, cut_windows(rings[index], lattice, low + points[own], envs[own], importance[own], burn_in)))
+            return [(index, cut_windows(ring, lattice, live[0][2] + points, envs, importance, burn_in))]
+        own = np.flatnonzero(indices == index)
+        if len(own) > 0:
+            columns = members[own] * ring.envs_per_clock + envs[own]
+            lattice = priorities[index].lattice
+            drawn.append((index, cut_windows(ring, lattice, points[own], columns, importance[own], burn_in)))
     return drawn
 
 
@@ -100,16 +118,28 @@ def keep(generator: np.random.Generator, drawn: RingPieces, size: int) -> RingPi
     return found
 
 
-def _shares(
-    generator: np.random.Generator, rings: Mapping[int, StepRing], size: int, n_choices: Callable[[StepRing], int]
-) -> Iterator[tuple[int, StepRing, int]]:
-    """How many of ``size`` draws fall to each ring, in proportion to what there is to choose of each of its environments."""
-    if len(rings) == 1:
-        ((index, ring),) = rings.items()
-        yield index, ring, size
-        return
-    choices = np.array([n_choices(ring) * ring.n_envs for ring in rings.values()])
-    shares = generator.multinomial(size, choices / choices.sum()).tolist()
+def _draw(
+    generator: np.random.Generator,
+    rings: Mapping[int, StepRing],
+    size: int,
+    choices: Callable[[StepRing], Ranges],
+) -> Iterator[tuple[int, StepRing, tuple[np.ndarray, np.ndarray]]]:
+    """Numbers from the ranges of each clock of each ring, and environments of that clock: every choice is as likely."""
+    ranges = {index: choices(ring) for index, ring in rings.items()}
+    shares = [size]
+    if len(rings) > 1:
+        n_choices = np.array([(ranges[i][1] - ranges[i][0]).sum() * ring.envs_per_clock for i, ring in rings.items()])
+        shares = generator.multinomial(size, n_choices / n_choices.sum()).tolist()
     for (index, ring), share in zip(rings.items(), shares, strict=True):
-        if share > 0:
-            yield index, ring, share
+        if share == 0:
+            continue
+        lows, highs = ranges[index]
+        if len(lows) == 1:
+            numbers = generator.integers(lows[0], highs[0], size=share)
+            yield index, ring, (numbers, generator.integers(ring.n_envs, size=share))
+            continue
+        ends = (highs - lows).cumsum()
+        chosen = generator.integers(ends[-1], size=share)
+        clocks = ends.searchsorted(chosen, side="right")
+        envs = clocks * ring.envs_per_clock + generator.integers(ring.envs_per_clock, size=share)
+        yield index, ring, (chosen - ends[clocks] + highs[clocks], envs)

@@ -75,8 +75,8 @@ class SequenceReader:
             initial_states=ring.unpack(self._tensor(ring.packed_states(begins, envs, is_start))),
             burn_in=burn_in,
             weights=self._tensor(weights),
-            rings=np.full(len(firsts), index),
-            indices=firsts * ring.n_envs + envs,
+            rings=index + envs // ring.envs_per_clock,
+            indices=firsts * ring.envs_per_clock + envs % ring.envs_per_clock,
         )
 
     def _tensor(self, array: np.ndarray) -> th.Tensor:

@@ -48,6 +48,8 @@ class StepRing:
         self.n_rows, self.n_envs = n_rows, n_envs
         self.stores_states = stores_states
         self.stride = stride
+        # Environments that advance together
+        self.envs_per_clock = n_envs
         self.n_added = 0
         self.allocated = False
         # Last observations of episodes that a reset has followed, by time * n_envs + environment
@@ -84,13 +86,18 @@ class StepRing:
                 f"The replay buffer will take {required / 1e9:.1f} GB when full and {available / 1e9:.1f} GB are free: lower "
                 f"buffer_size={self.n_rows * self.n_envs}, or raise stride={self.stride} to store fewer memory states"
             )
-        arrays = [np.zeros(shape, dtype=dtype) for shape, dtype in self._arrays(state_size)]
-        self.actions, self.rewards, self.terminated, self.episode_steps, self.states, *observations = arrays
-        entries = dict(zip(self.layout.observations, observations, strict=True))
-        self.observations = entries if self.layout.has_dict_observations else entries[None]
+        self._keep_arrays(self._make_arrays(state_size))
         # Nothing precedes the first step; if it does not begin an episode, it is not the first one
         self.next_episode_steps = np.ones(self.n_envs, dtype=np.int32)
         self.allocated = True
+
+    def _make_arrays(self, state_size: int) -> list[np.ndarray]:
+        return [np.zeros(shape, dtype=dtype) for shape, dtype in self._arrays(state_size)]
+
+    def _keep_arrays(self, arrays: list[np.ndarray]) -> None:
+        self.actions, self.rewards, self.terminated, self.episode_steps, self.states, *observations = arrays
+        entries = dict(zip(self.layout.observations, observations, strict=True))
+        self.observations = entries if self.layout.has_dict_observations else entries[None]
 
     def _allocate_for(self, lstm_states: RNNStates) -> None:
         self.allocate(self._shapes(lstm_states), lstm_states.vf is lstm_states.pi)
@@ -319,6 +326,12 @@ class StepRing:
             return 0
         return math.ceil((self.n_added - self.n_rows + 1) / self.stride) * self.stride
 
+    def clocks(self) -> tuple[np.ndarray, np.ndarray]:
+        """
+        :return: the first usable time, and the time after the newest step, of each ``envs_per_clock`` environments
+        """
+        return np.array([self.first_usable()]), np.array([self.n_added])
+
     def rows_in_order(self) -> np.ndarray:
         """Rows of all steps, the oldest first."""
         return np.arange(max(self.n_added - self.n_rows, 0), self.n_added) % self.n_rows
@@ -355,6 +368,10 @@ class StepRing:
         """What followed the newest step of an environment."""
         return map_observation(lambda value: value[env].copy(), self.next_observations)
 
+    def final_observation(self, time: int, env: int) -> Any:
+        """What followed a step with which an episode ended, and another one followed."""
+        return self.final_observations[time * self.n_envs + env]
+
     def read_observations(self, cells: np.ndarray) -> Any:
         """Observations there."""
         return map_observation(lambda ring: self.read(ring, cells), self.observations)
@@ -370,13 +387,13 @@ class StepRing:
         :return: (T+1, B, *obs), or a dict of them
         """
         observations = self.read_observations(cells)
-        is_newest = lasts == self.n_added
+        is_newest = lasts == self.clocks()[1][envs // self.envs_per_clock]
         followed_by_start = self.steps_into_episode(lasts, envs) == 0
         columns = np.flatnonzero(is_newest | followed_by_start)
         if len(columns) == 0:
             return observations
         successors = [
-            self.next_observation(env) if newest else self.final_observations[(last - 1) * self.n_envs + env]
+            self.next_observation(env) if newest else self.final_observation(last - 1, env)
             for env, newest, last in zip(
                 envs[columns].tolist(), is_newest[columns].tolist(), lasts[columns].tolist(), strict=True
             )

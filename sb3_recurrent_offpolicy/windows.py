@@ -87,6 +87,13 @@ def until_first(ends: np.ndarray, starts: np.ndarray, columns: np.ndarray) -> np
     return ends
 
 
+def span(ring: StepRing, envs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """First time that can be read of each environment, and the time after its last step."""
+    first, last = ring.clocks()
+    clocks = envs // ring.envs_per_clock
+    return first[clocks], last[clocks]
+
+
 def cut_windows(
     ring: StepRing, lattice: WindowLattice, points: np.ndarray, envs: np.ndarray, weights: np.ndarray, burn_in: int
 ) -> Pieces:
@@ -102,7 +109,7 @@ def cut_windows(
     :param burn_in: steps before a piece that does not begin with its episode
     :return: the pieces of all windows
     """
-    first, last, length, windows = ring.first_usable(), ring.n_added, lattice.length, lattice.begins(points)
+    (first, last), length, windows = span(ring, envs), lattice.length, lattice.begins(points)
     heads, ends = np.maximum(windows, first), np.minimum(windows + length, last)
     starts, columns = ring.episode_starts(heads, ends, envs)
 
@@ -118,7 +125,7 @@ def cut_windows(
         np.concatenate([begins[tails], starts]),
         np.concatenate([envs[tails], envs[columns]]),
         np.concatenate([has_burn_in[tails], np.zeros(len(starts), dtype=bool)]),
-        np.concatenate([tail_ends[tails], np.minimum(starts + length, last)]),
+        np.concatenate([tail_ends[tails], np.minimum(starts + length, last[columns])]),
         np.concatenate([weights[tails], weights[columns]]),
     )
 
@@ -130,6 +137,6 @@ def whole_episodes(ring: StepRing, times: np.ndarray, envs: np.ndarray) -> Piece
     :param envs: (N,)
     :return: the episodes, from their first step, or from the first that the ring still holds
     """
-    begins = np.maximum(times - ring.steps_into_episode(times, envs), ring.first_usable())
-    n = len(times)
-    return Pieces(begins, envs, np.zeros(n, dtype=bool), np.full(n, ring.n_added), np.ones(n, dtype=np.float32))
+    first, last = span(ring, envs)
+    begins = np.maximum(times - ring.steps_into_episode(times, envs), first)
+    return Pieces(begins, envs, np.zeros(len(times), dtype=bool), last, np.ones(len(times), dtype=np.float32))

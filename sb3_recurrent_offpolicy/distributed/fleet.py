@@ -17,6 +17,7 @@ import numpy as np
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
+from sb3_recurrent_offpolicy.blocks import RingBlock
 from sb3_recurrent_offpolicy.collecting import Deliveries, FleetPlace
 from sb3_recurrent_offpolicy.distributed.actor import weights_of
 from sb3_recurrent_offpolicy.distributed.contract import Contract
@@ -312,7 +313,7 @@ class _Rows:
 
 def _rings_of_actors(model: RecurrentOffPolicyAlgorithm, n_actors: int, n_envs: int) -> list[int]:
     """
-    Of a run before, as far as they fit; rings that do not fit stay in the replay buffer.
+    Those of a run before, if there were as many actors; otherwise new ones, and the others stay in the replay buffer.
 
     :param model: the learner
     :param n_actors: number of actors
@@ -321,12 +322,14 @@ def _rings_of_actors(model: RecurrentOffPolicyAlgorithm, n_actors: int, n_envs: 
     """
     buffer = model.replay_buffer
     n_rows = model.buffer_size // (n_actors * n_envs)
-    fitting = [
-        index
-        for index, ring in enumerate(buffer.rings)
-        if index not in (0, buffer.recorded_ring_index) and (ring.n_envs, ring.n_rows) == (n_envs, n_rows)
-    ]
-    return [*fitting[:n_actors], *(buffer.add_ring(n_envs, n_rows) for _ in range(n_actors - len(fitting)))]
+    for first, source in buffer.sources.items():
+        if isinstance(source, RingBlock) and (n_actors, n_envs, n_rows) == (
+            len(source.members),
+            source.envs_per_clock,
+            source.n_rows,
+        ):
+            return list(range(first, first + n_actors))
+    return buffer.add_rings(n_actors, n_envs, n_rows)
 
 
 @contextmanager
