@@ -2,6 +2,7 @@
 
 import pickle
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sb3_recurrent_offpolicy.buffers import RecurrentSequenceReplayBuffer
-from sb3_recurrent_offpolicy.sequences import SequenceReader, concatenate
+from sb3_recurrent_offpolicy.sequences import concatenate
 from sb3_recurrent_offpolicy.type_aliases import RNNStates, Stretch
 from tests.recorder import ACTION_SPACE, CONTINUES, RESETS, TERMINATES, TRUNCATES, Recorder, make_buffer
 
@@ -178,10 +179,10 @@ def test_rings_of_a_block_are_read_at_once(monkeypatch: Any) -> None:
         recorder.add([CONTINUES] * 2)
     for index in buffer.add_rings(16, 2, 100):
         buffer.extend(stretch_of(recorder, 0, buffer.rings[index].state_offsets(30)), index)
-    calls: list[int] = []
-    read = SequenceReader.read
-    monkeypatch.setattr(SequenceReader, "read", lambda *args: calls.append(1) or read(*args))
-    assert len(np.unique(buffer.sample(100).rings)) == 16 and len(calls) == 1
+    read = mock.Mock(side_effect=buffer._reader.read)
+    monkeypatch.setattr(buffer._reader, "read", read)
+    assert len(np.unique(buffer.sample(100).rings)) == 16
+    read.assert_called_once()
 
 
 def cut(steps: Stretch, n_steps: int) -> Stretch:
