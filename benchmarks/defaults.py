@@ -32,6 +32,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 FOLDER = RESULTS / "defaults"
+TUNING = FOLDER / "tuning"
 SEEDS = (0, 1, 2)
 N_ENVS = (1, 8)
 README = Path(__file__).parents[1] / "README.md"
@@ -261,8 +262,31 @@ def draw_with_and_without_memory() -> None:
     plt.close(figure)
 
 
+def tuning_table() -> list[str]:
+    """
+    :return: of runs that R2D2's default was chosen by, on another seed than those reported
+    """
+    rows = []
+    for path in sorted(TUNING.glob("*/*.json")):
+        result = json.loads(path.read_text())
+        settings = " ".join(result["algo"].split()[1:])
+        curve = [f"{point['return']:.4g}" for point in result["curve"]]
+        thinned = curve[:: max(1, len(curve) // 6)]
+        rows.append([path.parent.name, settings, number(result["mean"]), " ".join(thinned)])
+    return markdown(["task", "settings", "final model", "return on the way, about every sixth of it"], rows)
+
+
 def write_report() -> None:
     """Write the tables, that of the project's README too, and its figure."""
+    if any(TUNING.glob("*/*.json")):
+        lines = [
+            "`R2D2` on seed 101, one run each. Where nothing else is said, they have the default of that time: `gradient_steps=-4`,",
+            "`priority_alpha=0.9`, `n_steps=5`, `learning_rate=5e-4`, `tau=0.01`. Each file holds its command, and lies here since it ended.",
+            "",
+            *tuning_table(),
+            "",
+        ]
+        (TUNING / "README.md").write_text("\n".join(lines))
     header = ["task", "steps", "environments", "seeds", "default", "memory zeroed", "tuned entry", "of the span", "published"]
     lines = [
         "Final models: mean of the seeds and worst of them, of the constructors' defaults.",

@@ -79,14 +79,10 @@ def draw_by_priority(
     positions, points, envs, relative = draw_by_weight(generator, size, [weights for *_, weights in live])
     importance = relative**-beta
     importance = (importance / importance.max()).astype(np.float32)
-    if len(live) > 1:
-        indices, members, lows = (np.array([each[part] for each in live])[positions] for part in range(3))
-        points = points + lows
+    indices, members, lows = (np.array([each[part] for each in live])[positions] for part in range(3))
+    points = points + lows
     drawn = []
     for index, ring in rings.items():
-        if len(live) == 1:
-            lattice = priorities[index].lattice
-            return [(index, cut_windows(ring, lattice, live[0][2] + points, envs, importance, burn_in))]
         own = np.flatnonzero(indices == index)
         if len(own) > 0:
             columns = members[own] * ring.envs_per_clock + envs[own]

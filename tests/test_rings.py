@@ -151,7 +151,23 @@ def filled_rings(priority_alpha: float = 0.0, n_steps: tuple[int, int] = (50, 15
     return buffer
 
 
-@pytest.mark.parametrize(("sequence_length", "alpha"), [(4, 0.0), (4, 1.0), (None, 0.0)])
+KINDS_OF_DRAWS = pytest.mark.parametrize(("sequence_length", "alpha"), [(4, 0.0), (4, 1.0), (None, 0.0)])
+
+
+@KINDS_OF_DRAWS
+def test_the_only_ring_of_a_block_with_steps_is_drawn_from(sequence_length: int | None, alpha: float) -> None:
+    buffer = make_buffer(400, 2, sequence_length=sequence_length, stride=2, priority_alpha=alpha)
+    index = buffer.add_rings(3, 2, 100)[1]
+    recorder = Recorder(make_buffer(500, 2, sequence_length=sequence_length, stride=2))
+    for step in range(20):
+        recorder.add([TERMINATES if step % 7 == 6 else CONTINUES] * 2)
+    buffer.extend(stretch_of(recorder, 0, buffer.rings[index].state_offsets(20)), index)
+    samples = buffer.sample(50)
+    assert (samples.rings == index).all()
+    recorder.check(samples)
+
+
+@KINDS_OF_DRAWS
 def test_rings_of_a_block_are_drawn_from_in_proportion_to_their_steps(sequence_length: int | None, alpha: float) -> None:
     """One has wrapped around, one holds a few steps, one holds none, and so does the first ring."""
     buffer = make_buffer(400, 2, sequence_length=sequence_length, stride=2, priority_alpha=alpha)
