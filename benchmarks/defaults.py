@@ -280,8 +280,8 @@ def write_report() -> None:
     """Write the tables, that of the project's README too, and its figure."""
     if any(TUNING.glob("*/*.json")):
         lines = [
-            "`R2D2` on seed 101, one run each. Each file holds its command. Where nothing else is said, they have the default of",
-            "that time: `gradient_steps=-4`, `priority_alpha=0.9`, `n_steps=5`, `learning_rate=5e-4`, `tau=0.01`.",
+            "`R2D2` on seed 101, one run each. Each file holds its command. Unless stated, the default of that time:",
+            "`gradient_steps=-4`, `priority_alpha=0.9`, `n_steps=5`, `learning_rate=5e-4`, `tau=0.01`.",
             "",
             *tuning_table(),
             "",

@@ -67,15 +67,17 @@ def test_no_memory_no_staleness() -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_logged_now_and_then(variant: Variant) -> None:
-    model = random_env_model(variant)
+    is_prioritised = variant is Q_LEARNING
+    settings: dict[str, Any] = dict(priority_alpha=0.9) if is_prioritised else {}
+    model = random_env_model(variant, **settings)
     model._n_updates = UPDATES_PER_DIAGNOSIS - 2
     model.train(1, 17)
     assert "train/padding" not in model.logger.name_to_value
     model.train(1, 17)
     logged = model.logger.name_to_value
     assert 0 < logged["train/padding"] < 1 and logged["train/delta_q_last"] > 0
-    assert ("train/priority_mean" in logged) == (variant is Q_LEARNING)
-    if variant is Q_LEARNING:
+    assert ("train/priority_mean" in logged) == is_prioritised
+    if is_prioritised:
         assert 0 < logged["train/priority_mean"] < logged["train/priority_max"]
 
 

@@ -38,7 +38,7 @@ make_env = NumberedEnv
 make_continuous = partial(NumberedEnv, discrete=False)
 ALGORITHMS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "R2D2": (R2D2, make_env, {}),
-    "R2D2, uniform": (R2D2, make_env, dict(priority_alpha=0)),
+    "R2D2, prioritised": (R2D2, make_env, dict(priority_alpha=0.9)),
     "SAC, discrete": (RecurrentSAC, make_env, {}),
     "TD3": (RecurrentTD3, make_continuous, {}),
     "SAC": (RecurrentSAC, make_continuous, {}),
@@ -47,7 +47,7 @@ ALGORITHMS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
 
 
 def r2d2(**kwargs: Any) -> R2D2:
-    return R2D2("MlpLstmPolicy", make_env(), **SMALL | kwargs)
+    return R2D2("MlpLstmPolicy", make_env(), **SMALL | dict(priority_alpha=0.9, gradient_steps=-4) | kwargs)
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
@@ -97,7 +97,7 @@ def test_an_actor_makes_the_steps_that_one_process_makes(name: str) -> None:
         np.testing.assert_array_equal(delivery.steps.rewards, ring.rewards[rows])
         np.testing.assert_array_equal(delivery.steps.actions, ring.actions[rows])
         assert (delivery.number, delivery.incarnation) == (part, actor.incarnation)
-    if name == "R2D2":
+    if name == "R2D2, prioritised":
         errors = np.concatenate([delivery.errors for delivery in deliveries])
         np.testing.assert_allclose(errors, local.replay_buffer.priorities[0].errors[:31], rtol=1e-5)
         assert np.isfinite(errors).all()

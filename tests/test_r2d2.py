@@ -30,7 +30,7 @@ def envs(n_envs: int, lengths: tuple[int, ...] = (7, 1, 12, 5)) -> Any:
 
 
 def make_model(n_envs: int = 3, **kwargs: Any) -> R2D2:
-    return R2D2("MlpLstmPolicy", envs(n_envs), **KWARGS | kwargs)
+    return R2D2("MlpLstmPolicy", envs(n_envs), **KWARGS | dict(priority_alpha=0.9) | kwargs)
 
 
 def loss_step_by_step(model: R2D2, samples: Any) -> tuple[float, np.ndarray]:
@@ -66,6 +66,7 @@ def test_loss_and_priorities_equal_single_steps(
         n_steps=n_steps,
         burn_in=burn_in,
         value_rescaling=value_rescaling,
+        priority_alpha=0.9,
         importance_beta=0.6,
         policy_kwargs=dict(dueling=dueling),
     )
