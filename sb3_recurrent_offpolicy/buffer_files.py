@@ -70,7 +70,8 @@ def restore_buffer_head(buffer: RecurrentSequenceReplayBuffer, numbers: dict[str
     def part(name: str) -> dict[str, np.ndarray]:
         return {key.removeprefix(f"{name}."): array for key, array in arrays.items() if key.startswith(f"{name}.")}
 
-    for n_rings in numbers["blocks"][1:]:
+    # Files of earlier commits know no blocks
+    for n_rings in numbers.get("blocks", [None] * len(numbers["rings"]))[1:]:
         of_ring = numbers["rings"][len(buffer.rings)]
         if n_rings is None:
             buffer.add_ring(of_ring["n_envs"], of_ring["n_rows"])

@@ -11,6 +11,7 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sb3_recurrent_offpolicy.buffer_files import read_buffer_head, restore_buffer_head
 from sb3_recurrent_offpolicy.buffers import RecurrentSequenceReplayBuffer
 from sb3_recurrent_offpolicy.sequences import concatenate
 from sb3_recurrent_offpolicy.type_aliases import RNNStates, Stretch
@@ -186,6 +187,24 @@ def test_rings_of_a_block_are_drawn_from_in_proportion_to_their_steps(sequence_l
     assert times.min() >= 150 and times.max() < 250
     envs = np.concatenate([samples.indices % 2 for samples in drawn])
     assert np.mean(envs) == pytest.approx(0.5, abs=0.03)
+
+
+@pytest.mark.parametrize("in_a_block", [True, False])
+def test_rings_are_restored_side_by_side_or_alone(in_a_block: bool) -> None:
+    buffer = make_buffer(400, 2, sequence_length=4, stride=2)
+    rings = buffer.add_rings(2, 1, 100) if in_a_block else [buffer.add_ring(1, 100) for _ in range(2)]
+    recorder = Recorder(make_buffer(100, 1, sequence_length=4, stride=2))
+    for _ in range(30):
+        recorder.add([CONTINUES])
+    buffer.extend(stretch_of(recorder, 0, buffer.rings[rings[1]].state_offsets(30)), rings[1])
+    numbers, arrays = read_buffer_head(buffer)
+    if not in_a_block:
+        # As files of earlier commits
+        del numbers["blocks"]
+    restored = make_buffer(400, 2, sequence_length=4, stride=2)
+    restore_buffer_head(restored, numbers, arrays)
+    assert list(restored.sources) == ([0, 1] if in_a_block else [0, 1, 2])
+    assert [ring.n_added for ring in restored.rings] == [0, 0, 30]
 
 
 def test_rings_of_a_block_are_read_at_once(monkeypatch: Any) -> None:
