@@ -14,7 +14,7 @@ import json
 import os
 import signal
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -142,10 +142,12 @@ class Killer(BaseCallback):
 
     def _on_step(self) -> bool:
         if self.at and self.num_timesteps >= self.at[0]:
-            self.at.pop(0)
             running = self.actors.transport.actors
             actor = running[self.generator.integers(len(running))]
-            os.kill(ray.get(actor.__ray_call__.remote(_process_of)), signal.SIGKILL)
+            # One that is dead, and has not been missed yet, cannot be killed again: at a later step then
+            with suppress(ray.exceptions.RayActorError):
+                os.kill(ray.get(actor.__ray_call__.remote(_process_of)), signal.SIGKILL)
+                self.at.pop(0)
         return True
 
 
