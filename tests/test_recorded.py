@@ -113,7 +113,7 @@ def test_what_is_no_episode() -> None:
 
 
 def test_learning_from_demonstrations_alone() -> None:
-    model = model_on(random_envs(1, action_space=spaces.Discrete(3)), R2D2, burn_in=0)
+    model = model_on(random_envs(1, action_space=spaces.Discrete(3)), R2D2, burn_in=0, priority_alpha=0.9)
     model.add_episode(np.zeros((31, 2), dtype=np.float32), np.zeros(30, dtype=int), np.ones(30), True)
     model.set_logger(configure(None, []))
     model.train(UPDATES_PER_DIAGNOSIS, 4)

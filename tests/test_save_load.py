@@ -229,7 +229,8 @@ def test_a_replay_buffer_can_be_loaded_where_there_is_none(tmp_path: pathlib.Pat
 def test_r2d2_writes_nothing_into_another_runs_buffer(tmp_path: pathlib.Path) -> None:
     """Of equal length, at whose newest step this run's error would otherwise be recorded."""
     models = [
-        model_on(random_envs(2, action_space=spaces.Discrete(3)), R2D2, burn_in=0, seed=seed).learn(48) for seed in (0, 1)
+        model_on(random_envs(2, action_space=spaces.Discrete(3)), R2D2, burn_in=0, priority_alpha=0.9, seed=seed).learn(48)
+        for seed in (0, 1)
     ]
     models[1].save_replay_buffer(tmp_path / "buffer")
     model = models[0]
