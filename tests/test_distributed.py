@@ -174,7 +174,10 @@ def test_an_environment_that_always_fails_ends_the_run_with_its_own_error() -> N
 
 def test_an_environment_of_another_kind_is_named() -> None:
     model = r2d2()
-    with pytest.raises(ValueError, match="spaces do not match"), fleet_here(model, make_continuous):
+    with (
+        pytest.raises(ValueError, match="make_env makes another kind"),
+        fleet_here(model, make_continuous),
+    ):
         model.learn(100)
 
 

@@ -19,6 +19,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
+from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
@@ -115,6 +116,10 @@ class Actor:
 
     def _begin(self) -> RecurrentOffPolicyAlgorithm:
         contract, env = self.contract, self._make_env()
+        try:
+            check_for_correct_spaces(env, contract.observation_space, contract.action_space)
+        except ValueError as error:
+            raise ValueError(f"make_env makes another kind of environment than the model was made for: {error}") from error
         # The step before a stretch, too: its error is known with the first of the stretch
         n_rows = max(contract.stretch_length + 1, contract.fewest_rows)
         saved = io.BytesIO(contract.saved_model)

@@ -20,6 +20,9 @@ class Contract(NamedTuple):
     """What actors are told when they are made. Everything can be pickled."""
 
     algorithm: type[RecurrentOffPolicyAlgorithm]
+    observation_space: gym.Space
+    """Of the learner, which the actors' environments must have"""
+    action_space: gym.Space
     saved_model: bytes
     """The learner's, in the format of ``save``"""
     make_env: Callable[[], gym.Env]
@@ -70,6 +73,8 @@ def contract_of(
     model.save(file)
     return Contract(
         algorithm=type(model),
+        observation_space=model.observation_space,
+        action_space=model.action_space,
         saved_model=file.getvalue(),
         make_env=partial(gym.make, make_env) if isinstance(make_env, str) else make_env,
         n_envs=n_envs,
