@@ -156,3 +156,24 @@ def check_exactly_one_given(**alternatives: Any) -> None:
     if sum(value is not None for value in alternatives.values()) != 1:
         given = ", ".join(f"{name}={value}" for name, value in alternatives.items())
         raise ValueError(f"{given}: give exactly one of them")
+
+
+def check_finite(env_axis: int, **parts: Any) -> None:
+    """
+    :param env_axis: axis of the environments
+    :param parts: of steps, by name: arrays, or dicts of them
+    :raises ValueError: if a number is not finite, naming environment and place
+    """
+    for name, part in parts.items():
+        for key, array in part.items() if isinstance(part, dict) else [(None, part)]:
+            values = np.asarray(array)
+            # One product tells in most cases; the square of a huge number overflows, and is looked at again
+            if values.dtype.kind != "f" or math.isfinite(np.vdot(values, values)) or np.isfinite(values).all():
+                continue
+            where = np.argwhere(~np.isfinite(values))
+            envs = np.unique(where[:, env_axis]).tolist()
+            index = "".join(f"[{i!r}]" for i in ([] if key is None else [key]) + where[0].tolist())
+            raise ValueError(
+                f"{name} of the environment(s) {envs} is not finite: {name}{index} = {values[tuple(where[0])]}. The step "
+                "was not stored; check the environment (VecCheckNan finds the step that produced it)."
+            )

@@ -13,6 +13,7 @@ import numpy as np
 import psutil
 import torch as th
 
+from sb3_recurrent_offpolicy.checks import check_finite
 from sb3_recurrent_offpolicy.layout import StepLayout
 from sb3_recurrent_offpolicy.preprocessing import map_observation
 from sb3_recurrent_offpolicy.type_aliases import RNNStates, Stretch
@@ -210,7 +211,7 @@ class StepRing:
         if not rewards.shape == terminated.shape == episode_starts.shape == (self.n_envs,):
             shapes = rewards.shape, terminated.shape, episode_starts.shape
             raise ValueError(f"rewards, dones and episode_starts have the shapes {shapes}, expected ({self.n_envs},) each")
-        self._check_finite(0, rewards=rewards, actions=actions, observations=observations, next_observations=next_observations)
+        check_finite(0, rewards=rewards, actions=actions, observations=observations, next_observations=next_observations)
         stored_states = None
         if self.wants_states:
             if lstm_states is None:
@@ -263,8 +264,8 @@ class StepRing:
             )
         self.layout.check(steps, self.n_envs, len(offsets) if self.stores_states else None)
         parts = {name: getattr(steps, name) for name in ("rewards", "actions", "observations")}
-        self._check_finite(1, **parts)
-        self._check_finite(0, next_observations=steps.next_observations)
+        check_finite(1, **parts)
+        check_finite(0, next_observations=steps.next_observations)
         if not self.allocated:
             self._allocate_for(steps.lstm_states)
         elif len(offsets) > 0:
@@ -295,22 +296,6 @@ class StepRing:
         self.next_episode_steps = (episode_steps[-1] + 1).astype(np.int32)
         self.next_observations = map_observation(np.array, steps.next_observations)
         self.n_added += n_steps
-
-    @staticmethod
-    def _check_finite(env_axis: int, **parts: Any) -> None:
-        for name, part in parts.items():
-            for key, array in part.items() if isinstance(part, dict) else [(None, part)]:
-                values = np.asarray(array)
-                # One product tells in most cases; the square of a huge number overflows, and is looked at again
-                if values.dtype.kind != "f" or math.isfinite(np.vdot(values, values)) or np.isfinite(values).all():
-                    continue
-                where = np.argwhere(~np.isfinite(values))
-                envs = np.unique(where[:, env_axis]).tolist()
-                index = "".join(f"[{i!r}]" for i in ([] if key is None else [key]) + where[0].tolist())
-                raise ValueError(
-                    f"{name} of the environment(s) {envs} is not finite: {name}{index} = {values[tuple(where[0])]}. The step "
-                    "was not stored; check the environment (VecCheckNan finds the step that produced it)."
-                )
 
     @staticmethod
     def _write(ring: np.ndarray, rows: Any, value: Any, *leading: int) -> None:

@@ -109,7 +109,8 @@ class RayActors:
         the cluster that this machine belongs to (``ray start``)
     :param stretch_length: steps of each environment that are handed over at once, a multiple of the replay buffer's stride.
         Default: about 32. Longer ones cost less, and make weights older
-    :param time_limit: seconds after which an actor that has delivered nothing is replaced. A stretch must take less
+    :param time_limit: seconds after which an actor that has delivered nothing is replaced. A stretch must take less, also the
+        first one, before which an actor imports torch and makes its environments
     :param cpus_per_actor: cores that Ray reserves for an actor, on a cluster
     :param runtime_env: of Ray, to ship modules to other machines: ``{"py_modules": [module]}``
     :raises ImportError: if Ray is not installed
