@@ -64,14 +64,17 @@ class Kill(BaseCallback):
 
 
 def test_training_goes_on_after_kills(caplog: Any) -> None:
-    model, kill = r2d2(buffer_size=20_000), Kill([150, 500])
+    model, kill = r2d2(buffer_size=100_000), Kill([150, 500])
     with RayActors(model, ActingEnv, n_actors=2, envs_per_actor=2, stretch_length=8) as actors:
         model.learn(1200, callback=kill)
+        # On a busy machine new actors take their time
+        while len(kill.processes) < 4 and model.num_timesteps < 50_000:
+            model.learn(400, callback=kill, reset_num_timesteps=False)
         assert actors.fleet.records.n_restarts == 2
+        assert model._n_updates == pytest.approx((model.num_timesteps - 40) / 4, abs=1)
     check_fleet(model)
     assert len(kill.processes) == 4 and os.getpid() not in kill.processes
     assert "is replaced: ActorLostError" in caplog.text
-    assert model._n_updates == pytest.approx((1200 - 40) / 4, abs=1)
 
 
 @pytest.mark.slow
