@@ -112,18 +112,10 @@ class CollectingAlgorithm(OverlappingAlgorithm):
         self.behavior.action_noise = action_noise
         return self.behavior.act(self._last_obs, self._last_episode_starts, warm_up)
 
-    def _store_transition(
-        self,
-        replay_buffer: ReplayBuffer,
-        buffer_action: np.ndarray,
-        new_obs: np.ndarray | dict[str, np.ndarray],
-        reward: np.ndarray,
-        dones: np.ndarray,
-        infos: list[dict[str, Any]],
-    ) -> None:
+    def _store_transition(self, *step: Any, **named: Any) -> None:
         # What is delivered is stored already
         if self.deliveries is None:
-            self._store_own_step(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+            self._store_own_step(*step, **named)
 
     def _store_own_step(
         self,
