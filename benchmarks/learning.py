@@ -46,6 +46,8 @@ from sb3_recurrent_offpolicy.zoo import ALGORITHMS, HYPERPARAMS
 
 RESULTS = Path(__file__).parent / "results"
 CHECKPOINTS = Path("runs")
+# Final models
+MODELS = CHECKPOINTS / "models"
 EVALUATION_SEED, CURVE_SEED, CURVE_STARTS = 1_000_000, 2_000_000, 100
 
 # SB3's, each with the environments, exploration and number of updates of ours, its own batch and networks
@@ -70,6 +72,8 @@ TUNED_FOR = {
     "recurrent_ppo": {
         "PendulumFlicker-v0": "PendulumNoVel-v1",
         "PendulumVelocityOnly-v0": "PendulumNoVel-v1",
+        "PendulumUnknown-v0": "PendulumNoVel-v1",
+        "CartPoleUnknown-v1": "CartPoleNoVel-v1",
         "LunarLanderNoVel-v3": "LunarLanderNoVel-v2",
         "LunarLanderContinuousNoVel-v3": "LunarLanderContinuousNoVel-v2",
     },
