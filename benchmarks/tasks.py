@@ -61,6 +61,9 @@ TASKS = {
     "MountainCarContinuousNoVel-v0": Task(100, 5_000, 90, lambda env: np.array(env.unwrapped.state) * (1, 0)),
     "LunarLanderNoVel-v3": Task(100, 20_000, 200, _lunar_lander_without_velocities),
     "LunarLanderContinuousNoVel-v3": Task(100, 25_000, 200, _lunar_lander_without_velocities),
+    # Nothing is hidden but the physics. Memory is needed for these returns: one policy for all poles gains about -180
+    "PendulumUnknown-v0": Task(200, 2_000, -140, _pendulum),
+    "CartPoleUnknown-v1": Task(200, 5_000, 450, lambda env: env.unwrapped.state),
     # The cue at the first step only; the query is always that one bit
     "MemoryLength-v0": Task(200, 2_000, 1.0, lambda env: _memory_length(env.unwrapped)),
     "PassiveTMaze-v0": Task(200, 2_000, 1.0, lambda env: _passive_tmaze(env.unwrapped)),

@@ -24,6 +24,7 @@ from sb3_recurrent_offpolicy.envs import (
     MemoryLength,
     PassiveTMaze,
     PreviousActionReward,
+    RandomizePhysics,
     RL2Trial,
 )
 from tests.envs import PARTS, Clock, RandomEnv
@@ -36,6 +37,8 @@ IDS = (
     "HiddenWindReach-v0",
     "PendulumVelocityOnly-v0",
     "PendulumFlicker-v0",
+    "PendulumUnknown-v0",
+    "CartPoleUnknown-v1",
 )
 # What checkers say of any wrapper, of rewards or positions without bound, and of the torque of Pendulum
 EXPECTED_WARNINGS = ("is different from the unwrapped version", "infinity", "symmetric and normalized")
@@ -67,6 +70,7 @@ def rollout(env: gym.Env, n_steps: int = 12) -> list[Any]:
         lambda: MaskObservation(Clock(), drop=[0]),
         lambda: MaskObservation(RandomEnv(PARTS, spaces.Discrete(2), (5,)), keep=["image"]),
         lambda: PreviousActionReward(Clock(), done=True),
+        lambda: RandomizePhysics(gym.make("CartPole-v1"), dict(length=(0.8, 1.2)), relative=True),
         lambda: RL2Trial(Clock((2, 1)), n_episodes=3),
         lambda: RL2Trial(gym.make("HiddenWindReach-v0"), n_episodes=2),
     ],
@@ -99,10 +103,16 @@ def test_registered(env_id: str) -> None:
 
 def test_registered_settings() -> None:
     limits = {env_id: gym.spec(env_id).max_episode_steps for env_id in IDS if gym.spec(env_id).max_episode_steps}
-    assert limits == {"HiddenWindReach-v0": 75, "PendulumVelocityOnly-v0": 200, "PendulumFlicker-v0": 200}
+    pendulums = {f"Pendulum{name}-v0": 200 for name in ("VelocityOnly", "Flicker", "Unknown")}
+    assert limits == {"HiddenWindReach-v0": 75, "CartPoleUnknown-v1": 500, **pendulums}
     env: Any = gym.make("MemoryLength-v0", memory_length=7)
     assert env.unwrapped.memory_length == 7
     assert gym.make("BanditTrial-v0", n_arms=4).observation_space.shape == (1 + 4 + 1 + 1,)
+    env = gym.make("PendulumUnknown-v0", ranges=dict(g=(3, 4)), render_mode="rgb_array")
+    assert env.reset()[1]["physics"] == {"g": env.unwrapped.g} and env.render_mode == "rgb_array"
+    assert env.spec is not None
+    rebuilt: Any = gym.make(EnvSpec.from_json(env.spec.to_json()))
+    assert rebuilt.reset()[1]["physics"].keys() == {"g"} and 3 <= rebuilt.unwrapped.g <= 4
 
 
 def test_vectorised() -> None:
