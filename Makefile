@@ -20,9 +20,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt startup_hook/*.pth startup_ho
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[tests]"
 	@touch $@
 
-# One thread, as the committed learning results were made
+# Defaults, and one thread, as the committed learning results were made
 train: setup
-	$(BIN)/python -m rl_zoo3.train --algo recurrent_td3 --env $(ENV) --seed 0 --num-threads 1 --eval-freq -1 --progress
+	$(BIN)/python -m rl_zoo3.train --algo recurrent_td3 --env $(ENV) -n 20000 --seed 0 --num-threads 1 --eval-freq -1 --progress
 	@echo "Evaluating the saved model on 100 episodes"
 	@set -o pipefail; $(BIN)/python -m rl_zoo3.enjoy --algo recurrent_td3 --env $(ENV) --folder logs --seed 1000 --num-threads 1 \
 		--n-timesteps 20000 --no-render | grep -E "Loading|Episodes$$|Mean"

@@ -5,6 +5,7 @@ Tables and a figure from the results of ``benchmarks.analysis``.
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ def path_of(part: str, name: str) -> Path:
     :param name: of a model
     :return: of the result
     """
-    return FOLDER / part / f"{name.replace(', ', '_').replace(' ', '_')}.json"
+    stem = re.sub(r"[^\w.-]+", "_", name).strip("_")
+    return FOLDER / part / f"{stem}.json"
 
 
 def results(part: str) -> dict[str, dict[str, Any]]:

@@ -8,7 +8,8 @@ What is learned where something is hidden, with the controls that a score of a m
     python -m benchmarks.learning --algo td3 --seeds 0 1 2 --set frame_stack=4  # control: the last observations for a memory
     python -m benchmarks.learning --algo recurrent_ppo --seeds 0 1 2            # sb3-contrib as RL Zoo has tuned it
 
-Each run trains with the hyper-parameters of ``hyperparams/ALGO.yml``, but for those set here (``policy_kwargs.n_critics=1``
+Each run trains with the hyper-parameters of ``hyperparams/ALGO.yml`` or, where the default has become as good,
+``benchmarks/hyperparams/ALGO.yml``, but for those set here (``policy_kwargs.n_critics=1``
 sets one of the inner entries), and scores the *final* model on fixed starts that no training and no tuning has seen.
 Controls: the observation is asserted to hold nothing but what may be seen, and the same model is scored with its memory
 (and previous action) zeroed at every step. Runs that have a result file are not repeated; with ``--resumable`` an interrupted
@@ -45,6 +46,7 @@ from benchmarks.timing import processor
 from sb3_recurrent_offpolicy.zoo import ALGORITHMS, HYPERPARAMS
 
 RESULTS = Path(__file__).parent / "results"
+STUDIED = Path(__file__).parent / "hyperparams"
 CHECKPOINTS = Path("runs")
 # Final models
 MODELS = CHECKPOINTS / "models"
@@ -201,10 +203,19 @@ class Curve(BaseCallback):
         return True
 
 
+def entries_of(algo: str) -> dict[str, dict[str, Any]]:
+    """
+    :param algo: the algorithm
+    :return: hyper-parameters by environment, those of ``benchmarks/hyperparams`` too, which users are not given
+    """
+    folders = [Path(rl_zoo3.__file__).parent / "hyperparams"] if algo in OTHERS else [HYPERPARAMS, STUDIED]
+    paths = [folder / f"{FILES.get(algo, algo)}.yml" for folder in folders]
+    return {env_id: entry for path in paths if path.exists() for env_id, entry in yaml.safe_load(path.read_text()).items()}
+
+
 def stated_hyperparams(algo: str, env_id: str) -> dict[str, Any]:
-    """As they stand in the file; the default where the environment has no entry, as in RL Zoo."""
-    folder = Path(rl_zoo3.__file__).parent / "hyperparams" if algo in OTHERS else HYPERPARAMS
-    entries = yaml.safe_load((folder / f"{FILES.get(algo, algo)}.yml").read_text())
+    """As they stand in the files; the default where the environment has no entry, as in RL Zoo."""
+    entries = entries_of(algo)
     env_id = TUNED_FOR.get(algo, {}).get(env_id, env_id)
     return entries.get(env_id, entries[DEFAULT_ENTRY])
 

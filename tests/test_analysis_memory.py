@@ -152,15 +152,19 @@ def test_recall_of_a_counter_is_the_present() -> None:
     np.testing.assert_allclose(density.by_lag(), [1, 0, 0, 0, 0, 0, 0])
 
 
-@pytest.mark.parametrize("kind", ["r2d2", "td3", "sac", "discrete_sac", "ppo", "discrete_ppo"])
+@pytest.mark.parametrize("kind", ["r2d2", "td3", "sac", "discrete_sac", "ppo", "ppo_sde", "discrete_ppo"])
 def test_network_taken_apart_acts_as_predict(kind: str) -> None:
     """Inputs, memory and outputs, unrolled over an episode, choose the actions that predict has chosen."""
     discrete = kind in ("r2d2", "discrete_sac", "discrete_ppo")
     env = RecallEnv(discrete=discrete)
-    algorithm: Any = {"r2d2": R2D2, "td3": RecurrentTD3, "ppo": RecurrentPPO, "discrete_ppo": RecurrentPPO}.get(
-        kind, RecurrentSAC
-    )
-    kwargs = dict(n_steps=16) if "ppo" in kind else dict(buffer_size=1000)
+    algorithm: Any = {
+        "r2d2": R2D2,
+        "td3": RecurrentTD3,
+        "ppo": RecurrentPPO,
+        "ppo_sde": RecurrentPPO,
+        "discrete_ppo": RecurrentPPO,
+    }.get(kind, RecurrentSAC)
+    kwargs = dict(n_steps=16, use_sde="sde" in kind) if "ppo" in kind else dict(buffer_size=1000)
     opened = OpenedPolicy(algorithm("MlpLstmPolicy", env, seed=1, device="cpu", **kwargs))
     network = opened.network()
     with envs_of(opened, env, 3, seed=0) as envs, th.no_grad():

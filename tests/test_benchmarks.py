@@ -17,14 +17,25 @@ from benchmarks.ablations import STUDIES, variations
 from benchmarks.checkouts import compare
 from benchmarks.floor import FLOORS, floor
 from benchmarks.growth import BASE, model_to_update
-from benchmarks.learning import MEMORYLESS, OTHERS, TUNED_FOR, make_model, run, score, scores, set_entry, stated_hyperparams
+from benchmarks.learning import (
+    MEMORYLESS,
+    OTHERS,
+    TUNED_FOR,
+    entries_of,
+    make_model,
+    run,
+    score,
+    scores,
+    set_entry,
+    stated_hyperparams,
+)
 from benchmarks.learning_time import solved
 from benchmarks.one_checkout import arrays
 from benchmarks.overlap import FILLED, Sleeps, learner, overlap_against_turns, update_against_step
 from benchmarks.speed import benchmark_memory
 from benchmarks.tasks import TASKS, assert_state_is_hidden
 from sb3_recurrent_offpolicy import RecurrentTD3
-from sb3_recurrent_offpolicy.zoo import ALGORITHMS, HYPERPARAMS
+from sb3_recurrent_offpolicy.zoo import ALGORITHMS
 
 
 @pytest.mark.parametrize("env_id", TASKS)
@@ -34,12 +45,7 @@ def test_observations_hide_what_they_should(env_id: str) -> None:
 
 @pytest.mark.parametrize(
     ("algo", "env_id"),
-    [
-        (algo, env_id)
-        for algo in ALGORITHMS
-        for env_id in yaml.safe_load((HYPERPARAMS / f"{algo}.yml").read_text())
-        if env_id in TASKS
-    ],
+    [(algo, env_id) for algo in ALGORITHMS for env_id in entries_of(algo) if env_id in TASKS],
 )
 def test_tuned_settings_make_models(algo: str, env_id: str) -> None:
     model, n_steps = make_model(algo, env_id, 0, stated_hyperparams(algo, env_id) | dict(buffer_size=10_000))

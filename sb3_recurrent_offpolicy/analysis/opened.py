@@ -12,7 +12,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy as ContribPolicy
-from stable_baselines3.common.distributions import CategoricalDistribution, DiagGaussianDistribution
+from stable_baselines3.common.distributions import CategoricalDistribution
 from stable_baselines3.common.preprocessing import preprocess_obs
 
 from sb3_recurrent_offpolicy.cores import RecurrentCore
@@ -190,14 +190,13 @@ def _of_contrib(policy: ContribPolicy) -> MemoryNetwork:
         distribution = policy._get_action_dist_from_latent(policy.mlp_extractor.forward_actor(memory))
         if isinstance(distribution, CategoricalDistribution):
             return distribution.distribution.logits
-        if isinstance(distribution, DiagGaussianDistribution):
-            box: Any = policy.action_space
-            mean = distribution.mode()
-            if policy.squash_output:
-                return mean
-            low, high = (th.as_tensor(bound, device=mean.device) for bound in (box.low, box.high))
-            return 2 * (mean - low) / (high - low) - 1
-        raise ValueError(f"{type(distribution).__name__} is not supported: actions must be Box (without gSDE) or Discrete")
+        # Of a Gaussian, with gSDE or without
+        mean = distribution.mode()
+        if policy.squash_output:
+            return mean
+        box: Any = policy.action_space
+        low, high = (th.as_tensor(bound, device=mean.device) for bound in (box.low, box.high))
+        return 2 * (mean - low) / (high - low) - 1
 
     core = _ContribCore(policy.lstm_actor)
     return MemoryNetwork(inputs, core.input_size, core, outputs, policy)
