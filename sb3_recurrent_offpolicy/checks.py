@@ -1,5 +1,6 @@
 """What parameters must satisfy, in algorithms, policies and tasks."""
 
+import importlib.util
 import math
 from typing import Any
 
@@ -52,6 +53,17 @@ def check_switches(**values: Any) -> None:
     for name, value in values.items():
         if not isinstance(value, (bool, np.bool_)):
             raise ValueError(f"{name}={value!r} must be True or False")
+
+
+def check_installed(extra: str, *modules: str) -> None:
+    """
+    :param extra: of this package, which installs them
+    :param modules: that are needed
+    :raises ImportError: if one of them is missing
+    """
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            raise ImportError(f"{module} is missing: pip install 'sb3_recurrent_offpolicy[{extra}]'")
 
 
 def check_actions(space: spaces.Space, action_noise: Any) -> None:

@@ -33,7 +33,7 @@ def make_env() -> EchoEnv:
 @pytest.fixture(scope="module")
 def register() -> Any:
     """A shift register of 5 steps: what is asked 3 steps later, and a phase, which it does not count."""
-    quantities = {
+    quantities: dict[str, Any] = {
         "asked": "asked",
         "phase": lambda envs, infos: np.array([float(len(bits) % 4) for bits in envs.get_attr("bits")]),
     }

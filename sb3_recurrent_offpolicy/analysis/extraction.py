@@ -11,7 +11,7 @@ from sb3_recurrent_offpolicy.analysis.machine import START, MooreMachine
 from sb3_recurrent_offpolicy.analysis.opened import OpenedPolicy
 from sb3_recurrent_offpolicy.analysis.playing import EnvLike, PolicyPlayer, envs_of, play
 from sb3_recurrent_offpolicy.analysis.quantized import QuantizedPolicy, as_code
-from sb3_recurrent_offpolicy.checks import check_integers
+from sb3_recurrent_offpolicy.checks import check_installed, check_integers
 
 # Observations and codes of one episode: symbols, and the states that they lead to
 Walk = list[tuple[int, int]]
@@ -160,6 +160,7 @@ def learned(machine: MooreMachine, walks: Sequence[Walk]) -> MooreMachine:
     :param walks: through it
     :return: the learned machine; a state stands for the code that led there most often
     """
+    check_installed("analysis", "aalpy")
     from aalpy.learning_algs import run_GSM
 
     names = [tuple(np.atleast_1d(action).tolist()) for action in machine.actions]

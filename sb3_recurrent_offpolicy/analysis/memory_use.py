@@ -12,7 +12,7 @@ from sb3_recurrent_offpolicy.analysis.playing import EnvLike, Player, PolicyPlay
 from sb3_recurrent_offpolicy.analysis.progress import progress
 from sb3_recurrent_offpolicy.analysis.remembering import Exchanged, Truncated, Zeroed
 from sb3_recurrent_offpolicy.analysis.statistics import Interval, difference, interval
-from sb3_recurrent_offpolicy.checks import check_integers, check_numbers
+from sb3_recurrent_offpolicy.checks import check_installed, check_integers, check_numbers
 
 # Starts that the imitator learns on, far from those that are scored
 _IMITATION_SEED = 1_000_003
@@ -91,6 +91,7 @@ def memory_use(
     :return: returns and verdicts
     :raises ValueError: if the model has no memory, or spaces differ
     """
+    check_installed("analysis", "sklearn")
     check_integers(1, n_episodes=n_episodes, largest_memory=largest_memory)
     check_numbers(0, tolerance=tolerance)
     opened = OpenedPolicy(model)

@@ -65,7 +65,7 @@ class OpenedPolicy:
             if not hasattr(model, name):
                 raise ValueError(f"model={model!r} has no {name}: pass a model of Stable-Baselines3, or one that acts like it")
         self.model = model
-        self.policy = getattr(model, "policy", model)
+        self.policy: Any = getattr(model, "policy", model)
         self.observation_space: spaces.Space = model.observation_space
         self.action_space: spaces.Space = model.action_space
         if not isinstance(self.action_space, (spaces.Box, spaces.Discrete)):
@@ -137,7 +137,8 @@ class OpenedPolicy:
         :return: the network behind ``predict``
         :raises ValueError: if this kind of policy is unknown
         """
-        for family, taken_apart in ((RecurrentPolicy, _of_ours), (ContribPolicy, _of_contrib)):
+        families: dict[Any, Callable[[Any], MemoryNetwork]] = {RecurrentPolicy: _of_ours, ContribPolicy: _of_contrib}
+        for family, taken_apart in families.items():
             if isinstance(self.policy, family):
                 self.policy.set_training_mode(False)
                 return taken_apart(self.policy)

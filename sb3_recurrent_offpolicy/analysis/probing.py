@@ -10,7 +10,7 @@ from sb3_recurrent_offpolicy.analysis.imitation import flat
 from sb3_recurrent_offpolicy.analysis.opened import OpenedPolicy, State
 from sb3_recurrent_offpolicy.analysis.playing import EnvLike, Episode, Quantity, envs_of, record
 from sb3_recurrent_offpolicy.analysis.progress import progress
-from sb3_recurrent_offpolicy.checks import check_integers
+from sb3_recurrent_offpolicy.checks import check_installed, check_integers
 from sb3_recurrent_offpolicy.policies import RecurrentPolicy
 from sb3_recurrent_offpolicy.preprocessing import map_observation
 
@@ -129,6 +129,7 @@ def probe(
     :return: scores by quantity, source and kind of probe
     :raises ValueError: if a quantity is not a number for each environment, or hardly anything is left to score
     """
+    check_installed("analysis", "sklearn")
     check_integers(1, n_stack=n_stack)
     check_integers(4, n_episodes=n_episodes)
     if not quantities:

@@ -11,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 
 from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
-from sb3_recurrent_offpolicy.checks import check_numbers
+from sb3_recurrent_offpolicy.checks import check_installed, check_numbers
 from sb3_recurrent_offpolicy.distributed.actor import Actor
 from sb3_recurrent_offpolicy.distributed.contract import Contract, contract_of
 from sb3_recurrent_offpolicy.distributed.fleet import ORDERS_PER_ACTOR, ActorLostError, attached
@@ -24,10 +24,9 @@ OBJECT_STORE_BYTES = 128 << 20
 def _import_ray() -> Any:
     # Ray would report usage to its makers otherwise
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        import ray
-    except ImportError as error:
-        raise ImportError("RayActors needs Ray: pip install 'sb3_recurrent_offpolicy[ray]'") from error
+    check_installed("ray", "ray")
+    import ray
+
     return ray
 
 
