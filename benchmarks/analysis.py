@@ -43,7 +43,7 @@ PAGES = Path(__file__).parents[1] / "docs" / "analysis"
 # Starts of what is scored here, which no part of the analysis has fitted or chosen by
 SCORE_SEED = 9_000_011
 # Learning a machine from walks takes long on long ones
-N_LEARNED = 20
+N_LEARNED = 100
 
 
 class Opened(NamedTuple):
@@ -93,9 +93,9 @@ MODELS = {
     "R2D2, popgym-RepeatPreviousEasy-v0": Opened("r2d2", "popgym-RepeatPreviousEasy-v0", is_tuned=True),
     "R2D2, popgym-NoisyPositionOnlyCartPoleEasy-v0": _default("r2d2", "popgym-NoisyPositionOnlyCartPoleEasy-v0", 100_000),
     "SAC, HiddenWindReach-v0": _default("recurrent_sac", "HiddenWindReach-v0", 320_000, "n_envs=8"),
-    "TD3, PendulumUnknown-v0": _default("recurrent_td3", "PendulumUnknown-v0", 40_000),
+    "TD3, PendulumUnknown-v0": _default("recurrent_td3", "PendulumUnknown-v0", 40_000, "n_envs=1"),
     "RecurrentPPO, PendulumUnknown-v0": Opened("recurrent_ppo", "PendulumUnknown-v0", is_tuned=True),
-    "SAC, CartPoleUnknown-v1": _default("recurrent_sac", "CartPoleUnknown-v1", 50_000),
+    "SAC, CartPoleUnknown-v1": _default("recurrent_sac", "CartPoleUnknown-v1", 50_000, "n_envs=1"),
     "RecurrentPPO, CartPoleUnknown-v1": Opened("recurrent_ppo", "CartPoleUnknown-v1", is_tuned=True),
 }
 PHYSICS = {
@@ -121,7 +121,7 @@ PROBED: dict[str, dict[str, Any]] = {
 MACHINES: dict[str, dict[str, Any]] = {
     "R2D2, MemoryLength-v0 (10)": dict(observation_code=4, memory_code=4),
     "R2D2, PassiveTMaze-v0": dict(observation_code=4, memory_code=4),
-    "R2D2, CartPoleNoVel-v1": dict(observation_code=8, memory_code=16),
+    "R2D2, CartPoleNoVel-v1": dict(observation_code=6, memory_code=8),
     "TD3, PendulumNoVel-v1": dict(observation_code=8, memory_code=16),
 }
 PAGES_OF = {

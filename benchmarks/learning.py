@@ -267,6 +267,29 @@ def make_model(algo: str, env_id: str, seed: int, hyperparams: dict[str, Any]) -
     return (ALGORITHMS | MEMORYLESS | OTHERS)[algo](**common, **kwargs), n_steps
 
 
+def model_path(algo: str, env_id: str, seed: int, settings: Sequence[str] = (), entry: str | None = None) -> Path:
+    """
+    :param algo: the algorithm
+    :param env_id: the environment
+    :param seed: of training
+    :param settings: ``name=value`` in place of what the hyper-parameter file says
+    :param entry: of the hyper-parameter file, None for that of the environment
+    :return: of the file that keeps the final model, for what opens it
+    """
+    return MODELS / (entry or "tuned") / env_id / f"{','.join([algo, *settings])}_{seed}.zip"
+
+
+def keep(model: BaseAlgorithm, path: Path) -> None:
+    """
+    :param model: to be kept
+    :param path: of the file; statistics of VecNormalize go beside it
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    model.save(path)
+    if normalizer := model.get_vec_normalize_env():
+        normalizer.save(str(path.with_suffix(".pkl")))
+
+
 def run(
     algo: str,
     env_id: str,
@@ -307,6 +330,7 @@ def run(
         print("going on after", curve.points[-1], flush=True)
     n_left = n_steps - model.num_timesteps
     model.learn(n_left, callback=curve, reset_num_timesteps=n_left == n_steps, progress_bar=sys.stdout.isatty())
+    keep(model, model_path(algo, env_id, seed, settings, entry))
     n_starts = TASKS[env_id].n_starts
     returns = scores(model, env_id, n_starts, EVALUATION_SEED, wrapper, env_kwargs)
     zeroed = score(model, env_id, n_starts, EVALUATION_SEED, wrapper, env_kwargs, zero_memory=True)

@@ -34,6 +34,7 @@ from benchmarks.one_checkout import arrays
 from benchmarks.overlap import FILLED, Sleeps, learner, overlap_against_turns, update_against_step
 from benchmarks.speed import benchmark_memory
 from benchmarks.tasks import TASKS, assert_state_is_hidden
+from benchmarks.trained import trained as trained_model
 from sb3_recurrent_offpolicy import RecurrentTD3
 from sb3_recurrent_offpolicy.zoo import ALGORITHMS
 
@@ -119,11 +120,13 @@ def test_others_are_scored_through_the_wrappers_they_were_trained_with(algo: str
 
 
 def test_settings_reach_inner_entries_and_results_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(TASKS, "MemoryLength-v0", TASKS["MemoryLength-v0"]._replace(n_starts=5, curve_every=16))
     settings = ["n_timesteps=32", "policy_kwargs.lstm_hidden_size=7"]
     for _ in range(2):
         run("r2d2", "MemoryLength-v0", 0, settings, tmp_path)
     (path,) = (tmp_path / "MemoryLength-v0").iterdir()
+    assert len(list((tmp_path / "runs/models/tuned/MemoryLength-v0").iterdir())) == 1
     result = yaml.safe_load(path.read_text())
     assert result["hyperparams"]["policy_kwargs"]["lstm_hidden_size"] == 7
     assert [point["steps"] for point in result["curve"]] == [16, 32]
@@ -133,6 +136,7 @@ def test_settings_reach_inner_entries_and_results_are_kept(tmp_path: Path, monke
 def test_steps_are_those_of_the_environment_where_actions_are_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     env_id = "PendulumNoVel-v1"
     monkeypatch.setitem(TASKS, env_id, TASKS[env_id]._replace(n_starts=2, curve_every=32))
     monkeypatch.setattr("benchmarks.learning.CURVE_STARTS", 2)
@@ -159,6 +163,7 @@ class Interruption(Exception):
 
 @pytest.mark.parametrize(("algo", "normalize"), [("r2d2", True), ("recurrent_ppo", False)])
 def test_interrupted_runs_go_on(algo: str, normalize: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     env_id, every = "CartPoleNoVel-v1", 64
     monkeypatch.setitem(TASKS, env_id, TASKS[env_id]._replace(n_starts=2, curve_every=every))
     settings = [f"n_timesteps={4 * every}", f"normalize={str(normalize).lower()}", "n_envs=8"]
@@ -259,3 +264,16 @@ def test_solved_is_what_stays_solved() -> None:
     assert solved(curve, -200) == (2000, 4.0)
     assert solved(curve, -155) == (np.inf, np.inf)
     assert solved(curve, -1000) == (500, 1.0)
+
+
+def test_trained_model_is_kept_with_its_statistics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.learning.MODELS", tmp_path)
+    settings = ["n_timesteps=64", "n_envs=2", "normalize=true", "learning_starts=20"]
+    first = trained_model("r2d2", "CartPoleNoVel-v1", 5, settings)
+    again = trained_model("r2d2", "CartPoleNoVel-v1", 5, settings)
+    assert len(list(tmp_path.rglob("*.zip"))) == 1
+    for weights, others in zip(first.policy.parameters(), again.policy.parameters(), strict=True):
+        assert th.equal(weights, others)
+    statistics: Any = [model.get_vec_normalize_env() for model in (first, again)]
+    assert statistics[0].obs_rms.count > 60
+    np.testing.assert_array_equal(statistics[0].obs_rms.mean, statistics[1].obs_rms.mean)

@@ -88,9 +88,10 @@ def test_the_actor_does_not_saturate(penalty: float | None, saturated: bool) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("algo", ["recurrent_td3", "recurrent_ddpg", "recurrent_sac", "recurrent_tqc"])
-def test_pendulum_without_velocity(algo: str, tmp_path: Path) -> None:
+def test_pendulum_without_velocity(algo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One seed of ``benchmarks.learning``, four minutes each; the committed results hold the others."""
     th.set_num_threads(1)
+    monkeypatch.chdir(tmp_path)
     run(algo, "PendulumNoVel-v1", seed=3, folder=tmp_path)
     result = json.loads((tmp_path / "PendulumNoVel-v1" / f"{algo}_3.json").read_text())
     assert result["mean"] > (-220 if algo == "recurrent_ddpg" else -180)
@@ -99,9 +100,10 @@ def test_pendulum_without_velocity(algo: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("env_id", ["MemoryLength-v0", "popgym-RepeatPreviousEasy-v0"])
-def test_a_cue_is_remembered(env_id: str, tmp_path: Path) -> None:
+def test_a_cue_is_remembered(env_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As above, one to two minutes each."""
     th.set_num_threads(1)
+    monkeypatch.chdir(tmp_path)
     run("r2d2", env_id, seed=3, folder=tmp_path)
     result = json.loads((tmp_path / env_id / "r2d2_3.json").read_text())
     assert result["mean"] > 0.9

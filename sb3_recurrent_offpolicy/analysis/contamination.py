@@ -1,12 +1,13 @@
 """How long a single odd observation stays in the memory."""
 
+import copy
 from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium import spaces
 
-from sb3_recurrent_offpolicy.analysis.opened import OpenedPolicy, State
-from sb3_recurrent_offpolicy.analysis.playing import EnvLike, PolicyPlayer, envs_of, play, record, returns_of
+from sb3_recurrent_offpolicy.analysis.opened import OpenedPolicy
+from sb3_recurrent_offpolicy.analysis.playing import EnvLike, Episode, PolicyPlayer, envs_of, record, returns_of
 from sb3_recurrent_offpolicy.analysis.statistics import Interval, difference
 from sb3_recurrent_offpolicy.checks import check_integers, check_positive
 from sb3_recurrent_offpolicy.preprocessing import map_observation
@@ -35,68 +36,49 @@ class Contamination(NamedTuple):
 
 class _Disturbed:
     """
-    The policy, which sees something odd at one step.
+    The policy, which sees something odd at one step of each episode: floats at the mean plus or minus so many standard
+    deviations, whatever else drawn from its space.
 
     :param opened: the policy
     :param at: the step
-    :param odd: makes it of n environments
-    """
-
-    def __init__(self, opened: OpenedPolicy, at: int, odd: "_Odd"):
-        self.player = PolicyPlayer(opened)
-        self.at = at
-        self.odd = odd
-        self._age: np.ndarray | None = None
-
-    def act(self, observations: Any, episode_starts: np.ndarray) -> np.ndarray:
-        self._age = np.where(episode_starts, 0, 0 if self._age is None else self._age + 1)
-        return self.player.act(self.odd.where(self._age == self.at, observations), episode_starts)
-
-
-class _Odd:
-    """
-    Observations far off: the mean plus or minus so many standard deviations for floats, drawn from the space for others.
-
-    :param space: of the observations
-    :param observations: that were seen, (n, *obs), or a dict of them
+    :param episodes: whose observations are usual
     :param size: standard deviations
     :param seed: of signs and draws
     """
 
-    def __init__(self, space: spaces.Space, observations: Any, size: float, seed: int):
-        self.space = space
+    def __init__(self, opened: OpenedPolicy, at: int, episodes: list[Episode], size: float, seed: int):
+        self.player = PolicyPlayer(opened)
+        self.at = at
         self.size = size
         self.rng = np.random.default_rng(seed)
-        self.mean, self.std = (
-            map_observation(lambda array, of=of: of(array, axis=0), observations) for of in (np.mean, np.std)
-        )
-        space.seed(seed)
+        self.space = copy.deepcopy(opened.observation_space)
+        self.space.seed(seed)
+        usual = map_observation(lambda *arrays: np.concatenate(arrays), *(episode.observations for episode in episodes))
+        self.mean = map_observation(lambda array: array.mean(axis=0), usual)
+        self.std = map_observation(lambda array: array.std(axis=0), usual)
+        self._ages = np.zeros(0)
 
-    def where(self, odd: np.ndarray, observations: Any) -> Any:
-        """
-        :param odd: (n,), which ones
-        :param observations: (n, *obs), or a dict of them
-        :return: the observations, odd ones in these places
-        """
-        if not odd.any():
-            return observations
-        if isinstance(self.space, spaces.Dict):
-            return {
-                key: self._replaced(odd, array, self.space[key], self.mean[key], self.std[key])
-                for key, array in observations.items()
-            }
-        return self._replaced(odd, observations, self.space, self.mean, self.std)
-
-    def _replaced(
-        self, odd: np.ndarray, array: np.ndarray, space: spaces.Space, mean: np.ndarray, std: np.ndarray
-    ) -> np.ndarray:
-        array = array.copy()
-        for i in np.flatnonzero(odd):
-            if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
-                array[i] = mean + self.size * std * self.rng.choice([-1, 1], size=np.shape(mean))
+    def act(self, observations: Any, episode_starts: np.ndarray) -> np.ndarray:
+        self._ages = np.where(episode_starts, 0, np.resize(self._ages, len(episode_starts)) + 1)
+        seen = map_observation(np.copy, observations)
+        for i in np.flatnonzero(self._ages == self.at):
+            odd = self._odd()
+            if isinstance(seen, dict):
+                for key, array in seen.items():
+                    array[i] = odd[key]
             else:
-                array[i] = space.sample()
-        return array
+                seen[i] = odd
+        return self.player.act(seen, episode_starts)
+
+    def _odd(self) -> Any:
+        if not isinstance(self.space, spaces.Dict):
+            return self._odd_of(self.space, self.mean, self.std)
+        return {key: self._odd_of(space, self.mean[key], self.std[key]) for key, space in self.space.spaces.items()}
+
+    def _odd_of(self, space: spaces.Space, mean: np.ndarray, std: np.ndarray) -> Any:
+        if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
+            return mean + self.size * std * self.rng.choice([-1, 1], size=np.shape(mean))
+        return space.sample()
 
 
 def contamination(
@@ -129,29 +111,28 @@ def contamination(
     check_integers(0, at=at)
     if at >= max(lengths):
         raise ValueError(f"at={at} is never reached: the longest of {n_episodes} episodes has {max(lengths)} steps")
-    seen = map_observation(lambda *arrays: np.concatenate(arrays), *(episode.observations for episode in episodes))
+    # The same odd observations twice
+    one, other = (_Disturbed(opened, at, episodes, size, seed) for _ in range(2))
+    with envs_of(opened, env, n_episodes, seed) as envs:
+        returns = returns_of(envs, one, n_episodes)
+    clean_returns = np.array([episode.rewards.sum() for episode in episodes])
+    return Contamination(at, _deviations(opened, episodes, other)[at:], clean_returns, returns, is_paired)
 
-    def odd() -> _Odd:
-        return _Odd(opened.observation_space, seen, size, seed)
 
-    with envs_of(opened, env, n_episodes, seed) as envs:
-        clean_returns = returns_of(envs, PolicyPlayer(opened), n_episodes)
-    with envs_of(opened, env, n_episodes, seed) as envs:
-        returns = returns_of(envs, _Disturbed(opened, at, odd()), n_episodes)
-    with envs_of(opened, env, n_episodes, seed) as envs:
-        clean, disturbed = PolicyPlayer(opened), _Disturbed(opened, at, odd())
-        sums, counts = np.zeros(max(lengths)), np.zeros(max(lengths))
-        for step in play(envs, clean, n_episodes):
-            would = disturbed.act(step.observations, step.episode_starts)
-            state: State | None = disturbed.player.state
-            assert state is not None and disturbed._age is not None
-            disturbed.player.state = opened.with_actions(state, step.actions)
-            lags = disturbed._age - at
-            after = step.counted & (lags >= 0) & (lags < len(sums))
-            np.add.at(sums, lags[after], _differences(opened, step.actions, would)[after])
-            np.add.at(counts, lags[after], 1)
-    n_lags = int(np.flatnonzero(counts)[-1]) + 1
-    return Contamination(at, sums[:n_lags] / np.maximum(counts[:n_lags], 1), clean_returns, returns, is_paired)
+def _deviations(opened: OpenedPolicy, episodes: list[Episode], disturbed: _Disturbed) -> np.ndarray:
+    """Mean difference of the actions along episodes, at each step, (T,)."""
+    lengths = np.array([len(episode.rewards) for episode in episodes])
+    found: list[float] = []
+    for t in range(lengths.max()):
+        # Those that are over repeat their last step, which does not count
+        at_step = list(zip(episodes, np.minimum(t, lengths - 1), strict=True))
+        rows = [map_observation(lambda array, t=t: array[t], episode.observations) for episode, t in at_step]
+        actions = np.stack([episode.actions[t] for episode, t in at_step])
+        would = disturbed.act(map_observation(lambda *arrays: np.stack(arrays), *rows), np.full(len(episodes), t == 0))
+        assert disturbed.player.state is not None
+        disturbed.player.state = opened.with_actions(disturbed.player.state, actions)
+        found.append(_differences(opened, actions, would)[lengths > t].mean())
+    return np.array(found)
 
 
 def _differences(opened: OpenedPolicy, actions: np.ndarray, others: np.ndarray) -> np.ndarray:

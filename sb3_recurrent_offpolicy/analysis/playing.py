@@ -219,11 +219,11 @@ def record(
     :param n_episodes: to be played
     :param quantities: read at each step, None for none
     :param deterministic: the most likely actions
-    :return: episodes, in the order in which they ended
+    :return: episodes, in the order of environments, then of time
     """
     player = PolicyPlayer(opened, deterministic)
     rows: list[list[tuple[Any, ...]]] = [[] for _ in range(envs.num_envs)]
-    episodes = []
+    episodes: list[list[Episode]] = [[] for _ in range(envs.num_envs)]
     for step in play(envs, player, n_episodes, quantities):
         assert player.state is not None
         memories = opened.memory(player.state)
@@ -233,7 +233,7 @@ def record(
             rows[i].append((of_env, step.actions[i], step.rewards[i], memories[i], told))
             if step.ended[i]:
                 observations, actions, rewards, remembered, quantities_of = zip(*rows[i], strict=True)
-                episodes.append(
+                episodes[i].append(
                     Episode(
                         map_observation(lambda *arrays: np.stack(arrays), *observations),
                         np.stack(actions),
@@ -243,4 +243,4 @@ def record(
                     )
                 )
                 rows[i] = []
-    return episodes
+    return [episode for of_env in episodes for episode in of_env]
