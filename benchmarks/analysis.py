@@ -34,6 +34,7 @@ from sb3_recurrent_offpolicy.analysis import (
     minimized,
     probe,
     quantize,
+    write_page,
 )
 from sb3_recurrent_offpolicy.analysis.opened import OpenedPolicy
 from sb3_recurrent_offpolicy.analysis.playing import PolicyPlayer, envs_of, returns_of
@@ -121,7 +122,7 @@ PROBED: dict[str, dict[str, Any]] = {
 MACHINES: dict[str, dict[str, Any]] = {
     "R2D2, MemoryLength-v0 (10)": dict(observation_code=4, memory_code=4),
     "R2D2, PassiveTMaze-v0": dict(observation_code=4, memory_code=4),
-    "R2D2, CartPoleNoVel-v1": dict(observation_code=6, memory_code=8),
+    "R2D2, CartPoleNoVel-v1": dict(observation_code=8, memory_code=12, n_rounds=20),
     "TD3, PendulumNoVel-v1": dict(observation_code=8, memory_code=16),
 }
 PAGES_OF = {
@@ -239,8 +240,6 @@ def probe_memory(name: str) -> dict[str, Any]:
 
 
 def make_page(name: str) -> None:
-    from sb3_recurrent_offpolicy.analysis.page import write_page
-
     opened = MODELS[name]
     PAGES.mkdir(parents=True, exist_ok=True)
     codes = MACHINES[name]

@@ -8,7 +8,9 @@ networks of this package or of ``RecurrentPPO``. Needs ``pip install "sb3_recurr
 from sb3_recurrent_offpolicy.analysis.contamination import Contamination, contamination
 from sb3_recurrent_offpolicy.analysis.extraction import completed, extract_machine, learned, minimized
 from sb3_recurrent_offpolicy.analysis.machine import MooreMachine
+from sb3_recurrent_offpolicy.analysis.machine_drawing import draw_machine, write_dot
 from sb3_recurrent_offpolicy.analysis.memory_use import MemoryUse, MemoryUseCallback, memory_use
+from sb3_recurrent_offpolicy.analysis.page import write_page
 from sb3_recurrent_offpolicy.analysis.probing import Probes, probe
 from sb3_recurrent_offpolicy.analysis.quantized import QuantizedPolicy
 from sb3_recurrent_offpolicy.analysis.quantizing import QuantizationReport, quantize
@@ -25,6 +27,7 @@ __all__ = [
     "RecallDensity",
     "completed",
     "contamination",
+    "draw_machine",
     "extract_machine",
     "learned",
     "memory_use",
@@ -32,4 +35,6 @@ __all__ = [
     "probe",
     "quantize",
     "recall_density",
+    "write_dot",
+    "write_page",
 ]

@@ -1,5 +1,6 @@
 """Machines read off a quantized policy: as it was seen, with as few states as do the same, and learned from what it does."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -165,11 +166,14 @@ def learned(machine: MooreMachine, walks: Sequence[Walk]) -> MooreMachine:
 
     names = [tuple(np.atleast_1d(action).tolist()) for action in machine.actions]
     names[START] = ("start",)
-    found = run_GSM(
-        [[names[START], *((symbol, names[state]) for symbol, state in walk)] for walk in walks],
-        output_behavior="moore",
-        data_format="io_traces",
-    )
+    with warnings.catch_warnings():
+        # It is not complete, as is said above
+        warnings.filterwarnings("ignore", "Automaton is not input-complete")
+        found = run_GSM(
+            [[names[START], *((symbol, names[state]) for symbol, state in walk)] for walk in walks],
+            output_behavior="moore",
+            data_format="io_traces",
+        )
     numbers = {found.initial_state.state_id: START}
     for state in found.states:
         numbers.setdefault(state.state_id, len(numbers))

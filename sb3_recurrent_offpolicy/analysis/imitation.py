@@ -8,10 +8,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_recurrent_offpolicy.analysis.opened import OpenedPolicy, State
 from sb3_recurrent_offpolicy.analysis.playing import play
-
-# More of them made no difference on Pendulum, and took long
-MOST_SAMPLES = 20_000
-HIDDEN_LAYERS = (64, 64)
+from sb3_recurrent_offpolicy.analysis.small_networks import MOST_SAMPLES, small_network
 
 
 def flat(observations: Any, n: int) -> np.ndarray:
@@ -69,11 +66,6 @@ class Imitator:
         :param n_episodes: of each round, the first of which the policy plays
         :param n_rounds: after each it is fitted to all steps so far
         """
-        from sklearn.neural_network import MLPClassifier, MLPRegressor
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
-
-        network = MLPClassifier if self.opened.is_discrete else MLPRegressor
         rng = np.random.default_rng(self.seed)
         for _ in range(n_rounds):
             self._is_learning, self._state = True, None
@@ -83,6 +75,5 @@ class Imitator:
             observations, actions = np.concatenate(self._observations), np.concatenate(self._actions)
             chosen = rng.permutation(len(observations))[:MOST_SAMPLES]
             targets = actions[chosen, 0] if actions.shape[1] == 1 else actions[chosen]
-            kwargs: dict[str, Any] = dict(hidden_layer_sizes=HIDDEN_LAYERS, early_stopping=True, max_iter=100)
-            self._fitted = make_pipeline(StandardScaler(), network(**kwargs, random_state=self.seed))
+            self._fitted = small_network(targets, self.opened.is_discrete, self.seed)
             self._fitted.fit(observations[chosen], targets)

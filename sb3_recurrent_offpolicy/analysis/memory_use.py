@@ -53,8 +53,8 @@ class MemoryUse(NamedTuple):
         verdict = ["uses its memory" if self.uses_memory else "does not use its memory"]
         if self.uses_memory:
             verdict.append("needs memory" if self.needs_memory else "does not need memory: a copy without it does as well")
-            steps = "more steps than were tried" if self.smallest_memory is None else f"{self.smallest_memory} steps"
-            verdict.append(f"smallest memory that suffices: {steps}")
+            steps = "more than were tried" if self.smallest_memory is None else str(self.smallest_memory)
+            verdict.append(f"steps of memory that suffice: {steps}")
         return "\n".join([*(f"{name:<{width}}  {found}" for name, found in rows), "; ".join(verdict)])
 
 
@@ -124,7 +124,9 @@ def memory_use(
         enough = full - tolerance * (full - zeroed)
         smallest: int | None = 0
         if uses:
-            smallest = _smallest(lambda k: played(f"last {k} steps", Truncated(opened, k)) >= enough, largest_memory)
+            smallest = _smallest(
+                lambda k: played(f"last {k} step{'s' * (k > 1)}", Truncated(opened, k)) >= enough, largest_memory
+            )
     order = sorted(returns, key=lambda name: int(name.split()[1]) if name.startswith("last") else -1)
     return MemoryUse({name: returns[name] for name in order}, uses, needs, smallest, is_paired)
 

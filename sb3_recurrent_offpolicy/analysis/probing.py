@@ -1,6 +1,6 @@
 """What can be read from the memory."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +10,7 @@ from sb3_recurrent_offpolicy.analysis.imitation import flat
 from sb3_recurrent_offpolicy.analysis.opened import OpenedPolicy, State
 from sb3_recurrent_offpolicy.analysis.playing import EnvLike, Episode, Quantity, envs_of, record
 from sb3_recurrent_offpolicy.analysis.progress import progress
+from sb3_recurrent_offpolicy.analysis.small_networks import MOST_SAMPLES, small_network
 from sb3_recurrent_offpolicy.checks import check_installed, check_integers
 from sb3_recurrent_offpolicy.policies import RecurrentPolicy
 from sb3_recurrent_offpolicy.preprocessing import map_observation
@@ -21,9 +22,6 @@ MEMORY, UNTRAINED, OBSERVATION, STACK, SHUFFLED = (
     "last observations",
     "shuffled target",
 )
-# Steps that a probe is fitted to; more of them change the second digit of no score here
-MOST_SAMPLES = 20_000
-HIDDEN_LAYERS = (64, 64)
 
 
 class Decoded(NamedTuple):
@@ -221,7 +219,6 @@ def memories_of(opened: OpenedPolicy, episode: Episode) -> np.ndarray:
 def _fit(inputs: list[np.ndarray], targets: list[np.ndarray], is_test: np.ndarray, seed: int) -> dict[str, Decoded]:
     from sklearn.dummy import DummyClassifier
     from sklearn.linear_model import LogisticRegression, RidgeCV
-    from sklearn.neural_network import MLPClassifier, MLPRegressor
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
@@ -233,18 +230,16 @@ def _fit(inputs: list[np.ndarray], targets: list[np.ndarray], is_test: np.ndarra
     samples = np.random.default_rng(seed).permutation(len(known))[:MOST_SAMPLES]
     known, wanted = known[samples], wanted[samples]
     steps = np.concatenate([np.arange(len(row)) for row, is_of_test in zip(targets, is_test, strict=True) if is_of_test])
-    kwargs: dict[str, Any] = dict(hidden_layer_sizes=HIDDEN_LAYERS, early_stopping=True, max_iter=200, random_state=seed)
-    makers: dict[str, Callable[[], Any]] = {
-        "linear": lambda: LogisticRegression(max_iter=1000) if is_class else RidgeCV(np.logspace(-3, 3, 7)),
-        "mlp": lambda: MLPClassifier(**kwargs) if is_class else MLPRegressor(**kwargs),
-    }
     found = {}
     # Targets in units of their spread, for the network's learning rate
     middle, spread = (0.0, 1.0) if is_class else (wanted.mean(), wanted.std() or 1.0)
-    for kind, make in makers.items():
-        has_one_class = is_class and len(np.unique(wanted)) == 1
-        fitted = make_pipeline(StandardScaler(), DummyClassifier() if has_one_class else make())
-        fitted.fit(known, wanted if is_class else (wanted - middle) / spread)
+    scaled = wanted if is_class else (wanted - middle) / spread
+    linear = LogisticRegression(max_iter=1000) if is_class else RidgeCV(np.logspace(-3, 3, 7))
+    probes = {"linear": make_pipeline(StandardScaler(), linear), "mlp": small_network(scaled, is_class, seed)}
+    for kind, fitted in probes.items():
+        if is_class and len(np.unique(wanted)) == 1:
+            fitted = DummyClassifier()
+        fitted.fit(known, scaled)
         predictions = fitted.predict(chosen(inputs, True))
         if not is_class:
             predictions = predictions * spread + middle
