@@ -22,12 +22,13 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.env_util import make_vec_env
 
-from benchmarks.analysis_report import N_SCORED, path_of, write_report
+from benchmarks.analysis_report import path_of, write_report
 from benchmarks.learning import DEFAULT_ENTRY
 from benchmarks.trained import trained
 from sb3_recurrent_offpolicy.analysis import (
     MooreMachine,
     completed,
+    draw_machine,
     extract_machine,
     learned,
     memory_use,
@@ -43,8 +44,11 @@ from sb3_recurrent_offpolicy.zoo import ALGORITHMS
 PAGES = Path(__file__).parents[1] / "docs" / "analysis"
 # Starts of what is scored here, which no part of the analysis has fitted or chosen by
 SCORE_SEED = 9_000_011
+N_SCORED = 200
 # Learning a machine from walks takes long on long ones
 N_LEARNED = 100
+MOST_DRAWN = 60
+MOST_ENTRIES = 1_000_000
 
 
 class Opened(NamedTuple):
@@ -118,12 +122,13 @@ PROBED: dict[str, dict[str, Any]] = {
         for name in (f"{'TD3' if 'Pendulum' in env_id else 'SAC'}, {env_id}", f"RecurrentPPO, {env_id}")
     },
 }
-# Sizes of the codes of observation and memory
-MACHINES: dict[str, dict[str, Any]] = {
-    "R2D2, MemoryLength-v0 (10)": dict(observation_code=4, memory_code=4),
-    "R2D2, PassiveTMaze-v0": dict(observation_code=4, memory_code=4),
-    "R2D2, CartPoleNoVel-v1": dict(observation_code=8, memory_code=12, n_rounds=20),
-    "TD3, PendulumNoVel-v1": dict(observation_code=8, memory_code=16),
+# The model, and the sizes of the codes of observation and memory
+MACHINES: dict[str, tuple[str, dict[str, Any]]] = {
+    "R2D2, MemoryLength-v0 (10)": ("R2D2, MemoryLength-v0 (10)", dict(observation_code=4, memory_code=4)),
+    "R2D2, PassiveTMaze-v0": ("R2D2, PassiveTMaze-v0", dict(observation_code=4, memory_code=4)),
+    "R2D2, CartPoleNoVel-v1": ("R2D2, CartPoleNoVel-v1", dict(observation_code=8, memory_code=12, n_rounds=20)),
+    "TD3, PendulumNoVel-v1": ("TD3, PendulumNoVel-v1", dict(observation_code=8, memory_code=16)),
+    "TD3, PendulumNoVel-v1, large codes": ("TD3, PendulumNoVel-v1", dict(observation_code=16, memory_code=64)),
 }
 PAGES_OF = {
     "R2D2, MemoryLength-v0 (10)": "memory_length.html",
@@ -155,18 +160,17 @@ def use_memory(name: str) -> dict[str, Any]:
 
 
 def make_machines(name: str) -> dict[str, Any]:
-    opened = MODELS[name]
+    model_name, codes = MACHINES[name]
+    opened = MODELS[model_name]
     model = opened.model()
-    quantized, report = quantize(model, opened.env(), **MACHINES[name], show_progress=True)
+    quantized, report = quantize(model, opened.env(), **codes, show_progress=True)
     print(report)
     machine, walks = extract_machine(quantized, opened.env(), n_episodes=N_SCORED)
-    whole = completed(machine)
-    machines = {
-        "as seen": machine,
-        "completed": whole,
-        "minimised": minimized(whole),
-        "learned": learned(machine, walks[:N_LEARNED]),
-    }
+    machines = {"as seen": machine}
+    if machine.n_states * machine.n_symbols <= MOST_ENTRIES:
+        machines["completed"] = completed(machine)
+        machines["minimised"] = minimized(machines["completed"])
+    machines["learned"] = learned(machine, walks[:N_LEARNED])
     zeroed = report.zeroed.mean()
     original = mean_of(model, opened, model)
     rows = {}
@@ -181,8 +185,10 @@ def make_machines(name: str) -> dict[str, Any]:
             "asked": round(each.asked, 4),
         }
         print(kind, rows[kind], flush=True)
+    if machine.n_states <= MOST_DRAWN:
+        draw_machine(machine, path_of("machines", name).with_suffix(".png"), walks)
     found = {
-        "codes": MACHINES[name],
+        "codes": codes,
         "original": round(original, 3),
         "zeroed": round(float(zeroed), 3),
         "quantized": round(mean_of(quantized, opened, model), 3),
@@ -242,7 +248,7 @@ def probe_memory(name: str) -> dict[str, Any]:
 def make_page(name: str) -> None:
     opened = MODELS[name]
     PAGES.mkdir(parents=True, exist_ok=True)
-    codes = MACHINES[name]
+    _, codes = MACHINES[name]
     write_page(
         PAGES / PAGES_OF[name],
         opened.model(),
@@ -264,7 +270,7 @@ PARTS: dict[str, tuple[Callable[[str], dict[str, Any]], list[str]]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=[*PARTS, "pages"])
-    parser.add_argument("--task", choices=MODELS, nargs="+", help="some of the models")
+    parser.add_argument("--task", choices=[*MODELS, *(MACHINES.keys() - MODELS.keys())], nargs="+", help="some of the models")
     arguments = parser.parse_args()
     th.set_num_threads(1)
     if arguments.part == "pages":

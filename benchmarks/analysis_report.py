@@ -1,5 +1,5 @@
 """
-Tables and a figure from the results of ``benchmarks.analysis``.
+Tables of docs/analysis.md and its figure, from the results of ``benchmarks.analysis``.
 
     python -m benchmarks.analysis_report
 """
@@ -13,15 +13,14 @@ import matplotlib
 import numpy as np
 
 from benchmarks.learning import RESULTS
-from benchmarks.report import markdown, number
+from benchmarks.report import markdown, number, put_table
 from sb3_recurrent_offpolicy.analysis.probing import MEMORY, OBSERVATION, SHUFFLED, STACK, UNTRAINED
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 FOLDER = RESULTS / "analysis"
-# Episodes of a score
-N_SCORED = 200
+DOCS = Path(__file__).parents[1] / "docs" / "analysis.md"
 WAYS = ("as it is", "zeroed", "exchanged", "imitator without memory")
 
 
@@ -110,32 +109,9 @@ def draw_probes() -> None:
 
 
 def write_report() -> None:
-    """Write the tables and the figure."""
-    lines = [
-        "Made by `python -m benchmarks.analysis`; each file holds its command. Returns are means over 100 episodes with 95 %",
-        "intervals.",
-        "",
-        "## Memory use",
-        "",
-        *memory_use_table(),
-        "",
-        "## Machines",
-        "",
-        f"Mean over {N_SCORED} episodes. Kept: of what memory is worth, 100 % being the policy and 0 % the policy with its",
-        "memory zeroed. Asked: steps at which the table had no entry and the quantized policy was asked.",
-        "",
-        *machine_table(),
-        "",
-        "## Probes",
-        "",
-        "R2 (accuracy for the cue) of the better one of a linear probe and a small network, from step 10 of the episode on.",
-        "",
-        *probe_table(),
-        "",
-    ]
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    (FOLDER / "README.md").write_text("\n".join(lines))
-    print("\n".join(lines))
+    """Write the tables into the documentation, and draw the figure."""
+    for name, table in (("memory_use", memory_use_table), ("probes", probe_table), ("machines", machine_table)):
+        put_table(DOCS, name, table())
     if results("probes"):
         draw_probes()
 

@@ -23,7 +23,7 @@ import torch as th
 from stable_baselines3 import SAC, TD3
 
 from benchmarks.learning import CHECKPOINTS, DEFAULT_ENTRY, EVALUATION_SEED, RESULTS, run, score
-from benchmarks.report import Result, markdown, number, results_of
+from benchmarks.report import Result, markdown, number, put_table, results_of
 from benchmarks.tasks import TASKS
 from benchmarks.timing import processor
 from sb3_recurrent_offpolicy.zoo import ALGORITHMS
@@ -36,7 +36,6 @@ TUNING = FOLDER / "tuning"
 SEEDS = (0, 1, 2)
 N_ENVS = (1, 8)
 README = Path(__file__).parents[1] / "README.md"
-BEGIN_OF_TABLE, END_OF_TABLE = "<!-- defaults -->", "<!-- /defaults -->"
 
 
 class Cell(NamedTuple):
@@ -193,6 +192,7 @@ def learn_as_written(algo: str, seed: int) -> None:
         "seconds": round(seconds, 1),
         "other": other_class.__name__,
         "seconds_of_other": round(sum(spent) / OTHERS_STEPS * AS_WRITTEN_STEPS, 1),
+        "processor": processor(),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")
@@ -218,9 +218,10 @@ def as_written_table() -> list[str]:
                     *cells,
                     seconds,
                     f"{np.mean(ratios):.2f} of {other.__name__}",
+                    ", ".join(sorted({result["processor"] for result in results})),
                 ]
             )
-    return markdown(["code", "seeds", "mean (worst seed)", "wall-clock", "against SB3"], rows) if rows else []
+    return markdown(["code", "seeds", "mean (worst seed)", "wall-clock", "against SB3", "core"], rows) if rows else []
 
 
 def readme_table() -> list[str]:
@@ -295,7 +296,7 @@ def write_report() -> None:
         "",
         *markdown(header, [row for name in CELLS for row in rows_of(name)]),
         "",
-        f'As written, one environment, one core: {processor()}. SB3\'s time for `learn(1e5)` with "MlpPolicy" is that of '
+        f'As written, one environment, one core. SB3\'s time for `learn(1e5)` with "MlpPolicy" is that of '
         f"{OTHERS_STEPS:,} steps, half of them before and half after ours in the same process.",
         "",
         *as_written_table(),
@@ -304,9 +305,7 @@ def write_report() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     (FOLDER / "README.md").write_text("\n".join(lines))
     print("\n".join(lines))
-    before, after = README.read_text().split(BEGIN_OF_TABLE)
-    table = [BEGIN_OF_TABLE, *readme_table(), END_OF_TABLE]
-    README.write_text(before + "\n".join(table) + after.split(END_OF_TABLE)[1])
+    put_table(README, "defaults", readme_table())
     draw_with_and_without_memory()
 
 

@@ -75,6 +75,17 @@ def row(algo: str, results: list[Result], interval: tuple[float, float]) -> list
 HEADER = ["algorithm", "steps", "seeds", "mean", "95 % interval", "worst seed", "memory zeroed"]
 
 
+def put_table(path: Path, name: str, lines: list[str]) -> None:
+    """
+    :param path: of a text with the marks ``<!-- name -->`` and ``<!-- /name -->``
+    :param name: of the table
+    :param lines: to stand between the marks
+    """
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, rest = path.read_text().split(begin)
+    path.write_text(before + "\n".join([begin, *lines, end]) + rest.split(end)[1])
+
+
 def markdown(header: list[str], rows: list[list[str]]) -> list[str]:
     return [f"| {' | '.join(cells)} |" for cells in [header, ["---"] * len(header), *rows]]
 
