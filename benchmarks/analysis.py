@@ -252,7 +252,8 @@ def make_page(name: str) -> None:
     write_page(
         PAGES / PAGES_OF[name],
         opened.model(),
-        opened.env(),
+        # An id gives pictures of the episode
+        opened.env_id,
         quantities=PROBED[name],
         title=f"{ALGORITHMS[opened.algo].__name__} on {opened.env_id}",
         show_progress=True,
