@@ -106,7 +106,7 @@ def test_samples_of_100000_histories_equal_the_record() -> None:
 @pytest.mark.parametrize(
     ("sequence_length", "burn_in", "stride"), [(8, 0, 1), (8, 0, 2), (8, 4, 2), (8, 8, 1), (9, 5, 3), (8, 0, 8), (6, 2, None)]
 )
-@pytest.mark.parametrize(("n_episode_steps", "batch_size"), [(20, 256), (37, 256), (20, 1), (20, 4)])
+@pytest.mark.parametrize(("n_episode_steps", "batch_size"), [(20, 256), (37, 256), (20, 1)])
 def test_every_step_is_trained_on_about_equally_often(
     sequence_length: int, burn_in: int, stride: int | None, n_episode_steps: int, batch_size: int
 ) -> None:
