@@ -100,7 +100,7 @@ MODELS = {
     "SAC, HiddenWindReach-v0": _default("recurrent_sac", "HiddenWindReach-v0", 320_000, "n_envs=8"),
     "TD3, PendulumUnknown-v0": _default("recurrent_td3", "PendulumUnknown-v0", 40_000, "n_envs=1"),
     "RecurrentPPO, PendulumUnknown-v0": Opened("recurrent_ppo", "PendulumUnknown-v0", is_tuned=True),
-    "SAC, CartPoleUnknown-v1": _default("recurrent_sac", "CartPoleUnknown-v1", 50_000, "n_envs=1"),
+    "R2D2, CartPoleUnknown-v1": _default("r2d2", "CartPoleUnknown-v1", 150_000, "n_envs=8"),
     "RecurrentPPO, CartPoleUnknown-v1": Opened("recurrent_ppo", "CartPoleUnknown-v1", is_tuned=True),
 }
 PHYSICS = {
@@ -119,7 +119,7 @@ PROBED: dict[str, dict[str, Any]] = {
     **{
         name: PHYSICS[env_id]
         for env_id in PHYSICS
-        for name in (f"{'TD3' if 'Pendulum' in env_id else 'SAC'}, {env_id}", f"RecurrentPPO, {env_id}")
+        for name in (f"{'TD3' if 'Pendulum' in env_id else 'R2D2'}, {env_id}", f"RecurrentPPO, {env_id}")
     },
 }
 # The model, and the sizes of the codes of observation and memory
@@ -229,7 +229,9 @@ def cue_accuracy(machine: MooreMachine, opened: Opened) -> float:
 
 def probe_memory(name: str) -> dict[str, Any]:
     opened = MODELS[name]
-    found = probe(opened.model(), opened.env(), PROBED[name], n_episodes=200, show_progress=True)
+    # A body has one mass in an episode
+    n_episodes = 600 if opened.env_id in PHYSICS else 200
+    found = probe(opened.model(), opened.env(), PROBED[name], n_episodes=n_episodes, show_progress=True)
     print(found)
     return {
         quantity: {

@@ -14,6 +14,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecNormalize
 
+import sb3_recurrent_offpolicy.envs  # noqa: F401  registers CartPoleUnknown-v1
 from sb3_recurrent_offpolicy import R2D2, RecurrentSAC, RecurrentTD3
 from sb3_recurrent_offpolicy.analysis import MemoryUseCallback, contamination, memory_use, probe, recall_density
 from sb3_recurrent_offpolicy.analysis.memory_use import _smallest
@@ -123,6 +124,22 @@ def test_quantities_are_those_of_the_observation_beside_them() -> None:
         np.testing.assert_array_equal(episode.quantities["asked"][DELAY:], bits[:-DELAY])
         np.testing.assert_array_equal(episode.memories[:, 0], episode.observations[:, 0])
         assert len(episode.rewards) == LENGTH
+
+
+def test_quantities_of_infos_are_read_through_wrappers() -> None:
+    """What reset tells, too, and of the next episode after an end."""
+    normalizer = VecNormalize(make_vec_env("CartPoleUnknown-v1", n_envs=2, seed=0))
+    opened = OpenedPolicy(RecurrentPPO("MlpLstmPolicy", normalizer, n_steps=16, seed=0, device="cpu"))
+    with envs_of(opened, normalizer, 6, seed=0) as envs:
+        episodes = record(opened, envs, 6, {"told": "info.physics.length", "true": lambda envs, _: lengths(envs)})
+    for episode in episodes:
+        assert len(set(episode.quantities["told"])) == 1
+        np.testing.assert_array_equal(episode.quantities["told"], episode.quantities["true"])
+    assert len({episode.quantities["told"][0] for episode in episodes}) == 6
+
+
+def lengths(envs: Any) -> np.ndarray:
+    return np.array([env.length for env in envs.get_attr("unwrapped")])
 
 
 def test_contamination_of_a_delay_line_lasts_for_its_length() -> None:

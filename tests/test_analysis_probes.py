@@ -84,8 +84,9 @@ def test_memories_along_an_episode_are_those_that_were_recorded(algorithm: Any) 
     kwargs: dict[str, Any] = dict(n_steps=16) if algorithm is RecurrentPPO else dict(buffer_size=1000)
     opened = OpenedPolicy(algorithm("MlpLstmPolicy", make_env(), seed=0, device="cpu", **kwargs))
     with envs_of(opened, make_env, 2, seed=0) as envs:
-        for episode in record(opened, envs, 2):
-            np.testing.assert_allclose(memories_of(opened, episode), episode.memories, atol=1e-6)
+        episodes = record(opened, envs, 5)
+    for memories, episode in zip(memories_of(opened, episodes), episodes, strict=True):
+        np.testing.assert_allclose(memories, episode.memories, atol=1e-6)
 
 
 def test_untrained_policy_has_the_sizes_and_statistics_of_the_trained_one_and_other_weights() -> None:

@@ -138,7 +138,7 @@ def _check_together(model: Any, env: EnvLike, quantities: dict[str, str], argume
             envs.reset()
             for name, quantity in quantities.items():
                 try:
-                    reader(quantity)(envs, list(envs.reset_infos))
+                    reader(quantity)(envs, list(envs.unwrapped.reset_infos))
                 except Exception as error:
                     raise SystemExit(
                         f"--quantity {name}={quantity} cannot be read from {arguments.env} ({type(error).__name__}: {error}): "

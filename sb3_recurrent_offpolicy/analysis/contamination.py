@@ -7,7 +7,7 @@ import numpy as np
 from gymnasium import spaces
 
 from sb3_recurrent_offpolicy.analysis.opened import OpenedPolicy
-from sb3_recurrent_offpolicy.analysis.playing import EnvLike, Episode, PolicyPlayer, envs_of, record, returns_of
+from sb3_recurrent_offpolicy.analysis.playing import EnvLike, Episode, PolicyPlayer, envs_of, record, returns_of, side_by_side
 from sb3_recurrent_offpolicy.analysis.statistics import Interval, difference
 from sb3_recurrent_offpolicy.checks import check_integers, check_positive
 from sb3_recurrent_offpolicy.preprocessing import map_observation
@@ -121,17 +121,12 @@ def contamination(
 
 def _deviations(opened: OpenedPolicy, episodes: list[Episode], disturbed: _Disturbed) -> np.ndarray:
     """Mean difference of the actions along episodes, at each step, (T,)."""
-    lengths = np.array([len(episode.rewards) for episode in episodes])
     found: list[float] = []
-    for t in range(lengths.max()):
-        # Those that are over repeat their last step, which does not count
-        at_step = list(zip(episodes, np.minimum(t, lengths - 1), strict=True))
-        rows = [map_observation(lambda array, t=t: array[t], episode.observations) for episode, t in at_step]
-        actions = np.stack([episode.actions[t] for episode, t in at_step])
-        would = disturbed.act(map_observation(lambda *arrays: np.stack(arrays), *rows), np.full(len(episodes), t == 0))
+    for observations, actions, running in side_by_side(episodes):
+        would = disturbed.act(observations, np.full(len(episodes), not found))
         assert disturbed.player.state is not None
         disturbed.player.state = opened.with_actions(disturbed.player.state, actions)
-        found.append(_differences(opened, actions, would)[lengths > t].mean())
+        found.append(_differences(opened, actions, would)[running].mean())
     return np.array(found)
 
 

@@ -1,7 +1,7 @@
 """Episodes: environments as the model was trained in them, what acts in them, and what is recorded on the way."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
@@ -160,7 +160,8 @@ def play(envs: VecEnv, player: Player, n_episodes: int, quantities: Mapping[str,
     readers = {name: reader(quantity) for name, quantity in (quantities or {}).items()}
     left = (n_episodes + np.arange(n_envs)) // n_envs
     observations: Any = envs.reset()
-    infos: list[dict[str, Any]] = list(envs.reset_infos)
+    # Wrappers around all environments have empty ones of their own
+    infos: list[dict[str, Any]] = list(envs.unwrapped.reset_infos)
     episode_starts = np.ones(n_envs, dtype=bool)
     while left.any():
         # Environments may write the next observation into the same array
@@ -172,7 +173,7 @@ def play(envs: VecEnv, player: Player, n_episodes: int, quantities: Mapping[str,
         yield Step(seen, episode_starts, told, actions, rewards, left > 0, ended)
         left -= ended & (left > 0)
         # What is told of the first state of the next episode is told by its reset
-        infos = [envs.reset_infos[i] if ended[i] else new_infos[i] for i in range(n_envs)]
+        infos = [envs.unwrapped.reset_infos[i] if ended[i] else new_infos[i] for i in range(n_envs)]
         episode_starts = ended
 
 
@@ -244,3 +245,18 @@ def record(
                 )
                 rows[i] = []
     return [episode for of_env in episodes for episode in of_env]
+
+
+def side_by_side(episodes: Sequence[Episode]) -> Iterator[tuple[Any, np.ndarray, np.ndarray]]:
+    """
+    Recorded episodes, all at once and step by step; those that are over repeat their last step.
+
+    :param episodes: that were recorded
+    :return: of each step the observations (n, *obs), the actions (n, *action), and which episodes are not over, (n,)
+    """
+    lengths = np.array([len(episode.rewards) for episode in episodes])
+    for t in range(lengths.max()):
+        at_step = list(zip(episodes, np.minimum(t, lengths - 1), strict=True))
+        rows = [map_observation(lambda array, t=t: array[t], episode.observations) for episode, t in at_step]
+        actions = np.stack([episode.actions[t] for episode, t in at_step])
+        yield map_observation(lambda *arrays: np.stack(arrays), *rows), actions, lengths > t

@@ -1,6 +1,6 @@
 """What can be read from the memory."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,12 +8,11 @@ import torch as th
 
 from sb3_recurrent_offpolicy.analysis.imitation import flat
 from sb3_recurrent_offpolicy.analysis.opened import OpenedPolicy, State
-from sb3_recurrent_offpolicy.analysis.playing import EnvLike, Episode, Quantity, envs_of, record
+from sb3_recurrent_offpolicy.analysis.playing import EnvLike, Episode, Quantity, envs_of, record, side_by_side
 from sb3_recurrent_offpolicy.analysis.progress import progress
 from sb3_recurrent_offpolicy.analysis.small_networks import MOST_SAMPLES, small_network
 from sb3_recurrent_offpolicy.checks import check_installed, check_integers
 from sb3_recurrent_offpolicy.policies import RecurrentPolicy
-from sb3_recurrent_offpolicy.preprocessing import map_observation
 
 MEMORY, UNTRAINED, OBSERVATION, STACK, SHUFFLED = (
     "memory",
@@ -118,7 +117,8 @@ def probe(
     :param quantities: by name: "state[1]" for an attribute of the environment, "info.physics.length" for what it tells in
         ``info``, or a function, see :func:`~sb3_recurrent_offpolicy.analysis.playing.reader`. Integers, bools and strings are
         classes, floats are numbers
-    :param n_episodes: to be played
+    :param n_episodes: to be played. What is the same throughout an episode, as a mass, is seen once in each: some 600 are
+        needed to tell what can be read from what was learned by heart
     :param n_stack: observations of the stack
     :param test_share: of the episodes, for scoring
     :param deterministic: the most likely actions
@@ -164,7 +164,7 @@ def _sources(opened: OpenedPolicy, episodes: list[Episode], n_stack: int, seed: 
     observed = [flat(episode.observations, len(episode.rewards)) for episode in episodes]
     sources = {MEMORY: [episode.memories for episode in episodes]}
     if (fresh := _untrained(opened, seed)) is not None:
-        sources[UNTRAINED] = [memories_of(fresh, episode) for episode in episodes]
+        sources[UNTRAINED] = memories_of(fresh, episodes)
     sources[OBSERVATION] = observed
     sources[STACK] = [
         # Zeros before the beginning, as SB3's VecFrameStack has them
@@ -200,20 +200,20 @@ def _untrained(opened: OpenedPolicy, seed: int) -> OpenedPolicy | None:
     return OpenedPolicy(fresh)
 
 
-def memories_of(opened: OpenedPolicy, episode: Episode) -> np.ndarray:
+def memories_of(opened: OpenedPolicy, episodes: Sequence[Episode]) -> list[np.ndarray]:
     """
     :param opened: a policy
-    :param episode: that another one may have played
-    :return: what it remembers after each observation, (T, M)
+    :param episodes: that another one may have played
+    :return: what it remembers after each observation, (T, M) of each episode
     """
     state: State | None = None
-    rows = []
-    for t in range(len(episode.rewards)):
-        observation = map_observation(lambda array, t=t: array[t][None], episode.observations)
-        _, state = opened.predict(observation, state, np.array([t == 0]))
-        state = opened.with_actions(state, episode.actions[t][None])
-        rows.append(opened.memory(state)[0])
-    return np.stack(rows)
+    steps: list[np.ndarray] = []
+    for observations, actions, _ in side_by_side(episodes):
+        _, state = opened.predict(observations, state, np.full(len(episodes), not steps))
+        state = opened.with_actions(state, actions)
+        steps.append(opened.memory(state))
+    memories = np.stack(steps, axis=1)
+    return [rows[: len(episode.rewards)] for rows, episode in zip(memories, episodes, strict=True)]
 
 
 def _fit(inputs: list[np.ndarray], targets: list[np.ndarray], is_test: np.ndarray, seed: int) -> dict[str, Decoded]:
