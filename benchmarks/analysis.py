@@ -30,6 +30,7 @@ from sb3_recurrent_offpolicy.analysis import (
     completed,
     draw_machine,
     extract_machine,
+    findings_of,
     learned,
     memory_use,
     minimized,
@@ -251,8 +252,7 @@ def make_page(name: str) -> None:
     opened = MODELS[name]
     PAGES.mkdir(parents=True, exist_ok=True)
     _, codes = MACHINES[name]
-    write_page(
-        PAGES / PAGES_OF[name],
+    findings = findings_of(
         opened.model(),
         # An id gives pictures of the episode
         opened.env_id,
@@ -261,6 +261,7 @@ def make_page(name: str) -> None:
         show_progress=True,
         **codes,
     )
+    write_page(PAGES / PAGES_OF[name], findings)
 
 
 PARTS: dict[str, tuple[Callable[[str], dict[str, Any]], list[str]]] = {

@@ -15,26 +15,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from stable_baselines3.common.base_class import BaseAlgorithm
-
 from sb3_recurrent_offpolicy.checkpoint import CompleteCheckpoint
-from sb3_recurrent_offpolicy.ddpg import RecurrentDDPG
-from sb3_recurrent_offpolicy.r2d2 import R2D2
-from sb3_recurrent_offpolicy.sac import RecurrentSAC
-from sb3_recurrent_offpolicy.td3 import RecurrentTD3
-from sb3_recurrent_offpolicy.tqc import RecurrentTQC
+from sb3_recurrent_offpolicy.names import ALGORITHMS
 from sb3_recurrent_offpolicy.training_state import manifests
 
 if TYPE_CHECKING:
     import optuna
-
-ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
-    "r2d2": R2D2,
-    "recurrent_ddpg": RecurrentDDPG,
-    "recurrent_sac": RecurrentSAC,
-    "recurrent_td3": RecurrentTD3,
-    "recurrent_tqc": RecurrentTQC,
-}
 
 # Folder in that of a run
 CHECKPOINTS = "checkpoint"

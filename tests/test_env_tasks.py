@@ -149,7 +149,7 @@ def swing_up(observation: np.ndarray, m: float, length: float) -> np.ndarray:
 
 
 def test_unknown_pendulum() -> None:
-    """What the documentation says of who knows the pole; who takes it for the average one loses by it."""
+    """The documented gain of a controller that knows the pole, and that of one that assumes the average pole."""
     env: Any = gym.make("PendulumUnknown-v0")
     knows = [gain(env, seed, lambda seen: swing_up(seen, env.unwrapped.m, env.unwrapped.l)) for seed in range(100)]
     guesses = [gain(env, seed, lambda seen: swing_up(seen, 0.8, 1.0)) for seed in range(100)]

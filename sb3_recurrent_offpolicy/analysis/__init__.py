@@ -7,6 +7,7 @@ networks of this package or of ``RecurrentPPO``. Needs ``pip install "sb3_recurr
 
 from sb3_recurrent_offpolicy.analysis.contamination import Contamination, contamination
 from sb3_recurrent_offpolicy.analysis.extraction import completed, extract_machine, learned, minimized
+from sb3_recurrent_offpolicy.analysis.findings import Findings, findings_of
 from sb3_recurrent_offpolicy.analysis.machine import MooreMachine
 from sb3_recurrent_offpolicy.analysis.machine_drawing import draw_machine, write_dot
 from sb3_recurrent_offpolicy.analysis.memory_use import MemoryUse, MemoryUseCallback, memory_use
@@ -18,6 +19,7 @@ from sb3_recurrent_offpolicy.analysis.recall import RecallDensity, recall_densit
 
 __all__ = [
     "Contamination",
+    "Findings",
     "MemoryUse",
     "MemoryUseCallback",
     "MooreMachine",
@@ -29,6 +31,7 @@ __all__ = [
     "contamination",
     "draw_machine",
     "extract_machine",
+    "findings_of",
     "learned",
     "memory_use",
     "minimized",

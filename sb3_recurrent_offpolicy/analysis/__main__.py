@@ -25,22 +25,16 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
 import sb3_recurrent_offpolicy.envs  # noqa: F401  registers the tasks
-from sb3_recurrent_offpolicy import R2D2, RecurrentDDPG, RecurrentSAC, RecurrentTD3, RecurrentTQC
+from sb3_recurrent_offpolicy.analysis.findings import findings_of
 from sb3_recurrent_offpolicy.analysis.opened import OpenedPolicy
 from sb3_recurrent_offpolicy.analysis.page import NEEDED, verdict, write_page
 from sb3_recurrent_offpolicy.analysis.playing import EnvLike, envs_of, reader
 from sb3_recurrent_offpolicy.checks import check_installed
 from sb3_recurrent_offpolicy.files import with_suffix
+from sb3_recurrent_offpolicy.names import ALGORITHMS
 
-# Names as in the RL Zoo, whose module stands above this package in the order of imports
-ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
-    "r2d2": R2D2,
-    "recurrent_ddpg": RecurrentDDPG,
-    "recurrent_sac": RecurrentSAC,
-    "recurrent_td3": RecurrentTD3,
-    "recurrent_tqc": RecurrentTQC,
-    "ppo_lstm": RecurrentPPO,
-}
+# The last is the RL Zoo's own
+OPENED: dict[str, type[BaseAlgorithm]] = {**ALGORITHMS, "ppo_lstm": RecurrentPPO}
 
 Wrapper = Callable[[gym.Env], gym.Env]
 
@@ -150,9 +144,9 @@ def _check_together(model: Any, env: EnvLike, quantities: dict[str, str], argume
 
 
 def _model(arguments: argparse.Namespace, env: EnvLike) -> Any:
-    if arguments.algo not in ALGORITHMS:
-        raise SystemExit(f"--algo {arguments.algo}: must be one of {', '.join(ALGORITHMS)}")
-    algorithm: Any = ALGORITHMS[arguments.algo]
+    if arguments.algo not in OPENED:
+        raise SystemExit(f"--algo {arguments.algo}: must be one of {', '.join(OPENED)}")
+    algorithm: Any = OPENED[arguments.algo]
     path = arguments.model
     if not (path.exists() or Path(with_suffix(path, ".zip")).exists()):
         raise SystemExit(f"--model {path}: there is no such file, pass what model.save has written")
@@ -192,7 +186,7 @@ def main(given: list[str]) -> None:
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--algo", required=True, help=f"one of {', '.join(ALGORITHMS)}")
+    parser.add_argument("--algo", required=True, help=f"one of {', '.join(OPENED)}")
     parser.add_argument("--model", required=True, type=Path, help="what model.save has written")
     parser.add_argument("--env", required=True, help="id of the environment")
     parser.add_argument("-o", "--output", type=Path, default=Path("memory.html"), help="of the page, memory.html by default")
@@ -233,8 +227,7 @@ def main(given: list[str]) -> None:
     _check_together(model, env, quantities, arguments)
     output = Path(with_suffix(arguments.output, ".html"))
     try:
-        findings = write_page(
-            output,
+        findings = findings_of(
             model,
             env,
             quantities,
@@ -248,6 +241,7 @@ def main(given: list[str]) -> None:
         )
     except ValueError as error:
         raise SystemExit(str(error)) from error
+    write_page(output, findings)
     print(verdict(findings.use))
     print(f"Wrote {output}")
 

@@ -83,7 +83,7 @@ def episode_figure(episode: Episode) -> "go.Figure":
         figure=blank(sum(heights) + _MARGINS, margin=dict(l=64, r=96, t=12, b=48)),
     )
     for color, width in (("white", 4), (INK, 2)):
-        # To be seen on every colour
+        # Visible on every colour
         figure.add_shape(type="line", xref="x", yref="paper", x0=0, x1=0, y0=0, y1=1, line=dict(color=color, width=width))
     with_grid(figure)
     for row, (title, lines) in enumerate(groups.items(), start=1):

@@ -20,7 +20,7 @@ from sb3_recurrent_offpolicy.analysis.progress import progress
 from sb3_recurrent_offpolicy.analysis.quantized import QuantizedPolicy
 from sb3_recurrent_offpolicy.analysis.quantizing import QuantizationReport, quantize
 from sb3_recurrent_offpolicy.analysis.recall import RecallDensity, recall_density
-from sb3_recurrent_offpolicy.checks import check_integers
+from sb3_recurrent_offpolicy.checks import check_installed, check_integers
 from sb3_recurrent_offpolicy.preprocessing import map_observation
 
 # Of the episode that is shown step by step; a browser draws that many without delay
@@ -109,7 +109,9 @@ def findings_of(
     :param title: of the page, None for algorithm and task
     :return: the findings
     :raises ValueError: if the model has no memory, or spaces differ
+    :raises ImportError: if the extra is missing
     """
+    check_installed("analysis", "sklearn", "aalpy")
     check_integers(10, n_episodes=n_episodes)
     opened = OpenedPolicy(model)
     remarks: list[str] = []

@@ -1,7 +1,6 @@
 """All findings on one page: a single HTML file that asks nothing of the network."""
 
 import json
-from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,12 +16,11 @@ from sb3_recurrent_offpolicy.analysis.episode_figures import (
     portrait_figure,
 )
 from sb3_recurrent_offpolicy.analysis.figures import contamination_figure, probes_figure, recall_figure, use_figure
-from sb3_recurrent_offpolicy.analysis.findings import LEARNED, MINIMIZED, SEEN, Findings, findings_of
+from sb3_recurrent_offpolicy.analysis.findings import LEARNED, MINIMIZED, SEEN, Findings
 from sb3_recurrent_offpolicy.analysis.imitation import flat
 from sb3_recurrent_offpolicy.analysis.machine_drawing import MOST_NODES, contracted, graph_of
 from sb3_recurrent_offpolicy.analysis.machine_figure import machine_figure
 from sb3_recurrent_offpolicy.analysis.memory_use import MemoryUse
-from sb3_recurrent_offpolicy.analysis.playing import EnvLike, Quantity
 from sb3_recurrent_offpolicy.analysis.statistics import Interval, interval
 from sb3_recurrent_offpolicy.checks import check_installed
 from sb3_recurrent_offpolicy.files import with_suffix, written_aside
@@ -55,35 +53,17 @@ class _Section(NamedTuple):
     html: str
 
 
-def write_page(
-    path: str | Path,
-    model: Any,
-    env: EnvLike,
-    quantities: Mapping[str, Quantity] | None = None,
-    n_episodes: int = 100,
-    with_machine: bool = True,
-    observation_code: int = 8,
-    memory_code: int = 16,
-    seed: int = 0,
-    show_progress: bool = False,
-    title: str | None = None,
-) -> Findings:
+def write_page(path: str | Path, findings: Findings) -> None:
     """
-    Ask every tool, and write one HTML file, about 5 MB, that opens without a network. Parameters but the first are those of
-    :func:`~sb3_recurrent_offpolicy.analysis.findings.findings_of`.
+    Write one HTML file, about 5 MB, that opens without a network.
 
     :param path: of the file; ".html" is added where there is no suffix
-    :return: what was found
-    :raises ValueError: if the model has no memory, or spaces differ
+    :param findings: of all tools, from :func:`~sb3_recurrent_offpolicy.analysis.findings.findings_of`
     :raises ImportError: if the extra is missing
     """
     check_installed("analysis", *NEEDED)
-    findings = findings_of(
-        model, env, quantities, n_episodes, with_machine, observation_code, memory_code, seed, show_progress, title
-    )
     with written_aside(with_suffix(path, ".html")) as file:
         file.write(page(findings).encode())
-    return findings
 
 
 def page(findings: Findings) -> str:

@@ -193,7 +193,7 @@ def _untrained(opened: OpenedPolicy, seed: int) -> OpenedPolicy | None:
         th.manual_seed(seed)
         fresh = type(policy)(**policy._get_constructor_parameters()).to(policy.device)
     if isinstance(policy, RecurrentPolicy):
-        # What is not learned by gradients, as the statistics of observations, is no knowledge of the task
+        # Statistics of observations are not learned by gradients: both have the same
         trained, untrained = (each.predicting_network.encoder.features_extractor for each in (policy, fresh))
         if next(trained.parameters(), None) is None:
             untrained.load_state_dict(trained.state_dict())
