@@ -99,6 +99,7 @@ MODELS = {
     "R2D2, popgym-RepeatPreviousEasy-v0": Opened("r2d2", "popgym-RepeatPreviousEasy-v0", is_tuned=True),
     "R2D2, popgym-NoisyPositionOnlyCartPoleEasy-v0": _default("r2d2", "popgym-NoisyPositionOnlyCartPoleEasy-v0", 100_000),
     "SAC, HiddenWindReach-v0": _default("recurrent_sac", "HiddenWindReach-v0", 320_000, "n_envs=8"),
+    "SAC, PendulumUnknown-v0": _default("recurrent_sac", "PendulumUnknown-v0", 100_000, "n_envs=8"),
     "TD3, PendulumUnknown-v0": _default("recurrent_td3", "PendulumUnknown-v0", 40_000, "n_envs=1"),
     "RecurrentPPO, PendulumUnknown-v0": Opened("recurrent_ppo", "PendulumUnknown-v0", is_tuned=True),
     "R2D2, CartPoleUnknown-v1": _default("r2d2", "CartPoleUnknown-v1", 150_000, "n_envs=8"),

@@ -78,6 +78,7 @@ CELLS = {
     "SAC, PendulumFlicker": Cell("recurrent_sac", "PendulumFlicker-v0", "two observations of three", 36_000),
     "SAC, CartPoleNoVel": Cell("recurrent_sac", "CartPoleNoVel-v1", "velocities", 50_000, _RL_ZOO.format(500)),
     "TD3, PendulumUnknown": Cell("recurrent_td3", "PendulumUnknown-v0", "mass and length of the pole", 40_000),
+    "SAC, PendulumUnknown": Cell("recurrent_sac", "PendulumUnknown-v0", "mass and length of the pole", 100_000),
     "R2D2, CartPoleUnknown": Cell("r2d2", "CartPoleUnknown-v1", "masses, length, force", 150_000),
     "R2D2, NoisyPositionOnlyCartPoleEasy": Cell(
         "r2d2", "popgym-NoisyPositionOnlyCartPoleEasy-v0", "velocities, noise", 100_000
