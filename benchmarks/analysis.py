@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import gymnasium as gym
 import numpy as np
 import torch as th
 from stable_baselines3.common.env_util import make_vec_env
@@ -76,8 +77,6 @@ class Opened(NamedTuple):
         return trained(self.algo, self.env_id, self.seed, settings, None if self.is_tuned else DEFAULT_ENTRY)
 
     def env(self) -> Any:
-        import gymnasium as gym
-
         return lambda: gym.make(self.env_id, **dict(self.env_kwargs))
 
 

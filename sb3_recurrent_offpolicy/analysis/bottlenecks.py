@@ -6,7 +6,7 @@ from torch import nn
 
 # Of the layers beside the code, relative to it; theirs
 WIDTH = 8
-# Rows that one is fitted to. Fine-tuning sees all steps; more rows here take long and are met no better
+# Rows that one is fitted to, because more take long; fine-tuning sees all steps
 MOST_ROWS = 20_000
 # Of an epoch
 LEAST_UPDATES = 25

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sb3_recurrent_offpolicy.analysis.figures import INK, PALE, blank, with_grid
-from sb3_recurrent_offpolicy.analysis.imitation import flat
 from sb3_recurrent_offpolicy.analysis.machine_drawing import PALETTE
+from sb3_recurrent_offpolicy.analysis.opened import flat
 from sb3_recurrent_offpolicy.analysis.playing import Episode
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def episode_figure(episode: Episode) -> "go.Figure":
     from plotly.subplots import make_subplots
 
     n_steps = len(episode.rewards)
-    seen = flat(episode.observations, n_steps)
+    seen = flat(episode.observations)
     actions = episode.actions.reshape(n_steps, -1)
     action_names = ["action"] if actions.shape[1] == 1 else [f"a[{i}]" for i in range(actions.shape[1])]
     groups = {

@@ -3,13 +3,11 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
-from sb3_recurrent_offpolicy.analysis.imitation import flat
 from sb3_recurrent_offpolicy.analysis.machine import START, MooreMachine
-from sb3_recurrent_offpolicy.analysis.opened import OpenedPolicy
+from sb3_recurrent_offpolicy.analysis.opened import OpenedPolicy, flat
 from sb3_recurrent_offpolicy.analysis.playing import EnvLike, PolicyPlayer, envs_of, play
 from sb3_recurrent_offpolicy.analysis.quantized import QuantizedPolicy, as_code
 from sb3_recurrent_offpolicy.checks import check_installed, check_integers
@@ -39,17 +37,19 @@ def extract_machine(
     table: dict[tuple[int, int], int] = {}
     walks: list[Walk] = []
     observed: list[list[np.ndarray]] = [[]]
-    player = _CodePlayer(quantized)
+    player = PolicyPlayer(OpenedPolicy(quantized))
     with envs_of(OpenedPolicy(quantized), env, n_episodes, seed) as envs:
         under_way: list[Walk] = [[] for _ in range(envs.num_envs)]
         for step in play(envs, player, n_episodes):
-            rows = flat(step.observations, envs.num_envs)
+            assert quantized.latest is not None
+            codes, observation_codes = as_code(quantized.latest.memory_code), as_code(quantized.latest.observation_code)
+            rows = flat(step.observations)
             for i in np.flatnonzero(step.counted):
-                symbol = symbols.setdefault(player.observation_codes[i].tobytes(), len(symbols))
-                key = (player.memory_codes[i].tobytes(), symbol)
+                symbol = symbols.setdefault(observation_codes[i].tobytes(), len(symbols))
+                key = (codes[i].tobytes(), symbol)
                 if key not in states:
                     states[key] = len(memory_codes)
-                    memory_codes.append(player.memory_codes[i])
+                    memory_codes.append(codes[i])
                     last_symbols.append(symbol)
                     actions.append(step.actions[i])
                     observed.append([])
@@ -75,26 +75,6 @@ def extract_machine(
         means,
     )
     return machine, walks
-
-
-class _CodePlayer:
-    """
-    The quantized policy, and its latest codes.
-
-    :param quantized: acts
-    """
-
-    def __init__(self, quantized: QuantizedPolicy):
-        self.quantized = quantized
-        self.player = PolicyPlayer(OpenedPolicy(quantized))
-        self.memory_codes = self.observation_codes = np.empty(0)
-
-    def act(self, observations: Any, episode_starts: np.ndarray) -> np.ndarray:
-        actions = self.player.act(observations, episode_starts)
-        assert self.quantized.latest is not None
-        self.memory_codes = as_code(self.quantized.latest.memory_code)
-        self.observation_codes = as_code(self.quantized.latest.observation_code)
-        return actions
 
 
 def completed(machine: MooreMachine) -> MooreMachine:

@@ -29,7 +29,7 @@ MOST_PICTURES = 100
 _PICTURE_SIZE = 240
 # Gradients and memories of more episodes change no picture
 _MOST_RECALL, _MOST_PORTRAIT = 20, 50
-# Completing a table takes 13 s for a million entries, minimising it 5 s more; learning from 6000 states takes minutes
+# Beyond it, completing and minimising a table takes long, and learning takes minutes
 MOST_ENTRIES = 200_000
 MOST_LEARNED = 1000
 

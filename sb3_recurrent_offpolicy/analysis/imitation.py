@@ -6,19 +6,9 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_recurrent_offpolicy.analysis.opened import OpenedPolicy, State
+from sb3_recurrent_offpolicy.analysis.opened import OpenedPolicy, State, flat
 from sb3_recurrent_offpolicy.analysis.playing import play
 from sb3_recurrent_offpolicy.analysis.small_networks import MOST_SAMPLES, small_network
-
-
-def flat(observations: Any, n: int) -> np.ndarray:
-    """
-    :param observations: (n, *obs), or a dict of them
-    :param n: how many
-    :return: floats in one row each, (n, D)
-    """
-    arrays = observations.values() if isinstance(observations, dict) else [observations]
-    return np.concatenate([np.asarray(array, dtype=np.float32).reshape(n, -1) for array in arrays], axis=1)
 
 
 class Imitator:
@@ -42,7 +32,7 @@ class Imitator:
 
     def act(self, observations: Any, episode_starts: np.ndarray) -> np.ndarray:
         n_envs = len(episode_starts)
-        rows = flat(observations, n_envs)
+        rows = flat(observations)
         chosen = None
         if self._fitted is not None:
             chosen = self._fitted.predict(rows).reshape(n_envs, *(self.opened.action_space.shape or ()))

@@ -190,9 +190,9 @@ class MooreMachine:
             entry = (int(blocks[state]), symbol)
             if table.setdefault(entry, int(blocks[then])) != blocks[then]:
                 raise ValueError(f"states of block {entry[0]} are followed by states of different blocks")
-        order = np.argsort(-self.visits, kind="stable")
         # The state of a block that was entered most often stands for it
-        chosen = np.array([next(state for state in order if blocks[state] == block) for block in range(n_blocks)])
+        order = np.argsort(-self.visits, kind="stable")
+        chosen = order[np.unique(blocks[order], return_index=True)[1]]
         for state in range(1, self.n_states):
             if not np.array_equal(self.actions[state], self.actions[chosen[blocks[state]]]):
                 raise ValueError(f"states {state} and {chosen[blocks[state]]} act differently, and are in one block")

@@ -33,6 +33,15 @@ def n_of(observations: Any) -> int:
     return len(next(iter(observations.values())) if isinstance(observations, dict) else observations)
 
 
+def flat(observations: Any) -> np.ndarray:
+    """
+    :param observations: (n, *obs), or a dict of them
+    :return: floats in one row each, (n, D)
+    """
+    arrays = observations.values() if isinstance(observations, dict) else [observations]
+    return np.concatenate([np.asarray(array, dtype=np.float32).reshape(len(array), -1) for array in arrays], axis=1)
+
+
 class MemoryNetwork(NamedTuple):
     """
     What acts, taken apart: observation -> inputs -> memory -> outputs -> action.

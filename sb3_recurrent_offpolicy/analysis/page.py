@@ -17,10 +17,10 @@ from sb3_recurrent_offpolicy.analysis.episode_figures import (
 )
 from sb3_recurrent_offpolicy.analysis.figures import contamination_figure, probes_figure, recall_figure, use_figure
 from sb3_recurrent_offpolicy.analysis.findings import LEARNED, MINIMIZED, SEEN, Findings
-from sb3_recurrent_offpolicy.analysis.imitation import flat
 from sb3_recurrent_offpolicy.analysis.machine_drawing import MOST_NODES, contracted, graph_of
 from sb3_recurrent_offpolicy.analysis.machine_figure import machine_figure
 from sb3_recurrent_offpolicy.analysis.memory_use import MemoryUse
+from sb3_recurrent_offpolicy.analysis.opened import flat
 from sb3_recurrent_offpolicy.analysis.statistics import Interval, interval
 from sb3_recurrent_offpolicy.checks import check_installed
 from sb3_recurrent_offpolicy.files import with_suffix, written_aside
@@ -206,7 +206,7 @@ def _values(findings: Findings) -> dict[str, np.ndarray]:
     """What is told of each step beside the slider, (T,) each."""
     episode = findings.episode
     n_steps = len(episode.rewards)
-    observed = flat(episode.observations, n_steps)
+    observed = flat(episode.observations)
     found: dict[str, np.ndarray] = {}
     if observed.shape[1] <= _MOST_VALUES:
         found |= dict(zip(names_of(episode.observations), observed.T, strict=True))

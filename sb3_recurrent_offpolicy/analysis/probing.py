@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch as th
 
-from sb3_recurrent_offpolicy.analysis.imitation import flat
-from sb3_recurrent_offpolicy.analysis.opened import OpenedPolicy, State
+from sb3_recurrent_offpolicy.analysis.opened import OpenedPolicy, State, flat
 from sb3_recurrent_offpolicy.analysis.playing import EnvLike, Episode, Quantity, envs_of, record, side_by_side
 from sb3_recurrent_offpolicy.analysis.progress import progress
 from sb3_recurrent_offpolicy.analysis.small_networks import MOST_SAMPLES, small_network
@@ -161,7 +160,7 @@ def probe(
 
 def _sources(opened: OpenedPolicy, episodes: list[Episode], n_stack: int, seed: int) -> dict[str, list[np.ndarray]]:
     """What probes are given, (T, D) of each episode."""
-    observed = [flat(episode.observations, len(episode.rewards)) for episode in episodes]
+    observed = [flat(episode.observations) for episode in episodes]
     sources = {MEMORY: [episode.memories for episode in episodes]}
     if (fresh := _untrained(opened, seed)) is not None:
         sources[UNTRAINED] = memories_of(fresh, episodes)

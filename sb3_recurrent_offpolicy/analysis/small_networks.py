@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-# More samples made no difference on Pendulum, and took long
+# Beyond it, fitting takes long
 MOST_SAMPLES = 20_000
 HIDDEN_LAYERS = (64, 64)
 # A tenth of the samples tells when to stop; of few, that is no judge
