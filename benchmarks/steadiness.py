@@ -1,13 +1,14 @@
 """
-Does a policy that has solved its task keep it? Defaults at a constant learning rate, with and without what keeps them steady.
+Does a policy that has solved its task keep it? The defaults, whose learning rate is constant.
 
     python -m benchmarks.steadiness                                   # all; goes on where an interrupted run ended
     python -m benchmarks.steadiness --task "SAC, PendulumNoVel" --seeds 0 1
     python -m benchmarks.steadiness --report                          # tables and figure from the results so far
 
 Every 100 updates the policy is scored on 200 fixed starts: as ``predict`` acts, with averaged weights, and with the latest
-weights. A task counts as solved from the fifth point after the first one above its threshold. The largest fall is the worst
-point after half of the best return was reached, against the best one before it, as part of the span from the first point.
+weights. Studies of one factor differ from the default in what their name says. A task counts as solved from the fifth point
+after the first one above its threshold. The largest fall is the worst point after half of the best return was reached, against
+the best one before it, as part of the span from the first point.
 """
 
 import argparse
@@ -56,13 +57,11 @@ STUDIES = {
     "TD3, PendulumFlicker": Study("recurrent_td3", "PendulumFlicker-v0", ("n_timesteps=40000",)),
     "R2D2, CartPoleNoVel": Study("r2d2", "CartPoleNoVel-v1", ("n_timesteps=60000",)),
     "SAC, CartPoleNoVel": Study("recurrent_sac", "CartPoleNoVel-v1", ("n_timesteps=60000",)),
-    # The default before
     "SAC, CartPoleNoVel, one-step returns": Study("recurrent_sac", "CartPoleNoVel-v1", ("n_timesteps=60000", "n_steps=1")),
+    "SAC, CartPoleNoVel, one-step returns, clipped at the running median": Study(
+        "recurrent_sac", "CartPoleNoVel-v1", ("n_timesteps=60000", "n_steps=1", "max_grad_norm=auto")
+    ),
     "SAC, HiddenWindReach": Study("recurrent_sac", "HiddenWindReach-v0", ("n_timesteps=160000", "n_envs=8")),
-}
-VARIANTS: dict[str, tuple[str, ...]] = {
-    "not clipped": ("max_grad_norm=null",),
-    "clipped at the running median": ("max_grad_norm=auto",),
 }
 WEIGHTS = {"latest weights": "return_of_latest_weights", "averaged weights": "return"}
 
@@ -88,32 +87,29 @@ class Points(BaseCallback):
         return True
 
 
-def path_of(study: Study, variant: str, seed: int) -> Path:
-    settings = (*study.settings, *VARIANTS[variant])
-    return FOLDER / study.env_id / f"{','.join([study.algo, *settings])}_{seed}.json"
+def path_of(study: Study, seed: int) -> Path:
+    return FOLDER / study.env_id / f"{','.join([study.algo, *study.settings])}_{seed}.json"
 
 
-def run(name: str, variant: str, seed: int) -> None:
+def run(name: str, seed: int) -> None:
     """
     Train and write the curve, unless there is one.
 
     :param name: one of ``STUDIES``
-    :param variant: one of ``VARIANTS``
     :param seed: of training
     """
     study = STUDIES[name]
-    path = path_of(study, variant, seed)
+    path = path_of(study, seed)
     if path.exists():
         return
     hyperparams = stated_hyperparams(study.algo, DEFAULT_ENTRY)
-    for setting in (*study.settings, *VARIANTS[variant]):
+    for setting in study.settings:
         set_entry(hyperparams, setting)
     model, n_steps = make_model(study.algo, study.env_id, seed, hyperparams)
     points = Points(study.env_id)
     model.learn(n_steps, callback=points)
     result = {
         "command": f'python -m benchmarks.steadiness --task "{name}" --seeds {seed}',
-        "variant": variant,
         "seed": seed,
         "processor": processor(),
         "hyperparams": hyperparams,
@@ -123,7 +119,6 @@ def run(name: str, variant: str, seed: int) -> None:
     path.write_text(json.dumps(result) + "\n")
     print(
         name,
-        variant,
         seed,
         {weights: round(steadiness(name, result, key)["worst fall"], 3) for weights, key in WEIGHTS.items()},
     )
@@ -154,69 +149,53 @@ def steadiness(name: str, result: Result, key: str) -> dict[str, Any]:
     }
 
 
-def results_of(name: str, variant: str) -> list[Result]:
-    paths = [path_of(STUDIES[name], variant, seed) for seed in SEEDS]
+def results_of(name: str) -> list[Result]:
+    paths = [path_of(STUDIES[name], seed) for seed in SEEDS]
     return [json.loads(path.read_text()) for path in paths if path.exists()]
 
 
 def table() -> list[str]:
     """
-    :return: of all tasks, variants and weights
+    :return: of all studies and weights
     """
     rows = []
     for name in STUDIES:
-        for variant in VARIANTS:
-            results = results_of(name, variant)
-            for weights, key in WEIGHTS.items():
-                if not results:
-                    continue
-                told = [steadiness(name, result, key) for result in results]
-                n_points, n_below = (sum(each[column] for each in told) for column in ("points", "below"))
-                worst = [each["worst"] for each in told if each["worst"] is not None]
-                solved = [each["solved at"] for each in told]
-                rows.append(
-                    [
-                        name,
-                        variant,
-                        weights,
-                        ", ".join(str(at) if at else "never" for at in solved),
-                        f"{n_below} of {n_points}",
-                        number(min(worst)) if worst else "",
-                        f"{max(each['worst fall'] for each in told):.2f}",
-                        f"{min(each['final over best'] for each in told):.2f}",
-                        f"{np.mean([each['area'] for each in told]):.2f}",
-                    ]
-                )
-    header = [
-        "task",
-        "gradients",
-        "weights",
-        "updates until solved, by seed",
-        "points below the threshold afterwards",
-        "worst of them",
-    ]
+        results = results_of(name)
+        for weights, key in WEIGHTS.items() if results else ():
+            told = [steadiness(name, result, key) for result in results]
+            n_points, n_below = (sum(each[column] for each in told) for column in ("points", "below"))
+            worst = [each["worst"] for each in told if each["worst"] is not None]
+            solved = [each["solved at"] for each in told]
+            rows.append(
+                [
+                    name,
+                    weights,
+                    ", ".join(str(at) if at else "never" for at in solved),
+                    f"{n_below} of {n_points}",
+                    number(min(worst)) if worst else "",
+                    f"{max(each['worst fall'] for each in told):.2f}",
+                    f"{min(each['final over best'] for each in told):.2f}",
+                    f"{np.mean([each['area'] for each in told]):.2f}",
+                ]
+            )
+    header = ["task", "weights", "updates until solved, by seed", "points below the threshold afterwards", "worst of them"]
     return markdown([*header, "largest fall", "final over best, worst seed", "area under the curve"], rows)
 
 
 def draw(path: Path) -> None:
-    names = [name for name in STUDIES if any(results_of(name, variant) for variant in VARIANTS)]
+    names = [name for name in STUDIES if results_of(name)]
     figure, all_axes = plt.subplots(
-        len(names), len(VARIANTS), figsize=(12, 2.6 * len(names) + 0.5), layout="constrained", squeeze=False
+        len(names), len(WEIGHTS), figsize=(12, 2.4 * len(names) + 0.5), layout="constrained", squeeze=False, sharey="row"
     )
     for name, row in zip(names, all_axes, strict=True):
-        for variant, axes in zip(VARIANTS, row, strict=True):
-            for (weights, key), color in zip(WEIGHTS.items(), ("tab:orange", "tab:blue"), strict=True):
-                for result in results_of(name, variant):
-                    curve = result["curve"]
-                    axes.plot(
-                        [p["updates"] for p in curve], [p[key] for p in curve], color=color, linewidth=0.9, label=weights
-                    )
+        for (weights, key), axes in zip(WEIGHTS.items(), row, strict=True):
+            for result in results_of(name):
+                curve = result["curve"]
+                axes.plot([p["updates"] for p in curve], [p[key] for p in curve], linewidth=0.9)
             axes.axhline(TASKS[STUDIES[name].env_id].threshold, color="grey", linewidth=0.8, linestyle="--")
-            axes.set_title(f"{name}, gradients {variant}", fontsize=9)
+            axes.set_title(f"{name}: {weights}", fontsize=9)
             axes.grid(alpha=0.3)
     all_axes[-1, 0].set(xlabel="updates", ylabel="return")
-    handles = dict(zip(*reversed(all_axes[0, 0].get_legend_handles_labels()), strict=True))
-    figure.legend(handles.values(), handles.keys(), frameon=False, loc="outside lower center", ncols=2)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
@@ -224,7 +203,6 @@ def draw(path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", choices=STUDIES, nargs="+", default=list(STUDIES))
-    parser.add_argument("--variant", choices=VARIANTS, nargs="+", default=list(VARIANTS))
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--report", action="store_true", help="train nothing")
     arguments = parser.parse_args()
@@ -233,8 +211,7 @@ def main() -> None:
     if not arguments.report:
         for seed in arguments.seeds:
             for name in arguments.task:
-                for variant in arguments.variant:
-                    run(name, variant, seed)
+                run(name, seed)
     FOLDER.mkdir(parents=True, exist_ok=True)
     lines = [*table(), "", "Each line of the figure is a seed.", "", "![curves](curves.png)", ""]
     (FOLDER / "README.md").write_text("\n".join(lines))
