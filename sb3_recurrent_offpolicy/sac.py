@@ -45,7 +45,8 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
     :param buffer_size: size of the replay buffer in steps, over all environments
     :param learning_starts: how many steps to collect with random actions before learning starts. Default 1000: the scales of
         rewards and observations are those of the first batches
-    :param batch_size: number of sequences per update. With 64 steps each, fewer make gradients of few episodes
+    :param batch_size: number of sequences per update. Default 8, of 64 steps each: with 32, every step is replayed 512 times,
+        and rare rewards are learned by heart, see ``benchmarks/results/defaults/tuning``
     :param tau: the soft update coefficient ("Polyak update", between 0 and 1). Default twice SB3's, because there are fewer
         updates
     :param gamma: the discount factor
@@ -101,7 +102,7 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
         learning_rate: float | Schedule = 1e-3,
         buffer_size: int = 1_000_000,
         learning_starts: int = 1000,
-        batch_size: int = 32,
+        batch_size: int = 8,
         tau: float = 0.01,
         gamma: float = 0.99,
         train_freq: int | tuple[int, str] = 1,

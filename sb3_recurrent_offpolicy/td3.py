@@ -34,8 +34,7 @@ class RecurrentTD3(RecurrentOffPolicyAlgorithm):
     :param buffer_size: size of the replay buffer in steps, over all environments
     :param learning_starts: how many steps to collect with random actions before learning starts. Default 1000: the scales of
         rewards and observations are those of the first batches
-    :param batch_size: number of sequences per update. Default 16, half of RecurrentSAC's: the delayed actor needs more updates
-        rather than larger ones
+    :param batch_size: number of sequences per update. Default 16: the delayed actor needs more updates rather than larger ones
     :param tau: the soft update coefficient ("Polyak update", between 0 and 1). Default twice SB3's, because there are fewer
         updates
     :param gamma: the discount factor

@@ -60,7 +60,7 @@ class RecurrentTQC(RecurrentSAC):
         learning_rate: float | Schedule = 1e-3,
         buffer_size: int = 1_000_000,
         learning_starts: int = 1000,
-        batch_size: int = 32,
+        batch_size: int = 8,
         tau: float = 0.01,
         gamma: float = 0.99,
         train_freq: int | tuple[int, str] = 1,
