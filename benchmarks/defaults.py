@@ -88,6 +88,14 @@ CELLS = {
     "SAC, HiddenWindReach": Cell("recurrent_sac", "HiddenWindReach-v0", "wind", 320_000),
     "TD3, HiddenWindReach": Cell("recurrent_td3", "HiddenWindReach-v0", "wind", 320_000),
 }
+# What the runs of each folder in TUNING started from
+ROUNDS = {
+    "updates_and_priorities": "`R2D2`. Unless stated: `batch_size=32`, `gradient_steps=-4`, `priority_alpha=0.9`, "
+    "`n_steps=5`, `learning_rate=5e-4`, `tau=0.01`.",
+    "batch_size": "Unless stated: `batch_size=32` (`RecurrentTD3` 16), `gradient_steps=-4` (`RecurrentTD3` -2, `R2D2` -8), "
+    "and for `R2D2` `priority_alpha=0`, `n_steps=5`, `learning_rate=5e-4`. Runs with `reward_scale=auto` start from the tuned "
+    "entry.",
+}
 # Without memory, by algorithm
 STACKED = {"recurrent_td3": ("td3",), "recurrent_sac": ("sac", "dqn"), "r2d2": ("dqn",)}
 # One line of code each, and what it is compared with in time
@@ -266,31 +274,29 @@ def draw_with_and_without_memory() -> None:
     plt.close(figure)
 
 
-def tuning_table() -> list[str]:
+def tuning_table(folder: Path) -> list[str]:
     """
-    :return: of runs that R2D2's default was chosen by, on another seed than those reported
+    :param folder: of the runs
+    :return: of runs that defaults were chosen by, on other seeds than those reported
     """
     rows = []
-    for path in sorted(TUNING.glob("*/*.json")):
+    for path in sorted(folder.glob("*/*.json")):
         result = json.loads(path.read_text())
-        settings = " ".join(result["algo"].split()[1:])
+        algo, *settings = result["algo"].split()
         curve = [f"{point['return']:.4g}" for point in result["curve"]]
-        thinned = curve[:: max(1, len(curve) // 6)]
-        rows.append([path.parent.name, settings, number(result["mean"]), " ".join(thinned)])
-    return markdown(["task", "settings", "final model", "return on the way, about every sixth of it"], rows)
+        thinned = " ".join(curve[:: max(1, len(curve) // 6)])
+        name = ALGORITHMS[algo].__name__
+        rows.append([path.parent.name, name, " ".join(settings), str(result["seed"]), number(result["mean"]), thinned])
+    header = ["task", "algorithm", "settings", "seed", "final model", "return on the way, about every sixth of it"]
+    return markdown(header, rows)
 
 
 def write_report() -> None:
     """Write the tables, that of the project's README too, and its figure."""
-    if any(TUNING.glob("*/*.json")):
-        lines = [
-            "`R2D2` on seed 101, one run each. Each file holds its command. Unless stated, the default of that time:",
-            "`gradient_steps=-4`, `priority_alpha=0.9`, `n_steps=5`, `learning_rate=5e-4`, `tau=0.01`.",
-            "",
-            *tuning_table(),
-            "",
-        ]
-        (TUNING / "README.md").write_text("\n".join(lines))
+    lines = ["What the defaults were chosen by: one run each, on other seeds than those reported. Each file has its command."]
+    for folder, base in ROUNDS.items():
+        lines += ["", f"## {folder}", "", base, "", *tuning_table(TUNING / folder)]
+    (TUNING / "README.md").write_text("\n".join([*lines, ""]))
     header = ["task", "steps", "environments", "seeds", "default", "memory zeroed", "tuned entry", "of the span", "published"]
     lines = [
         "Final models: mean of the seeds and worst of them, of the constructors' defaults.",
