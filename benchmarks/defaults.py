@@ -68,6 +68,8 @@ _RL_ZOO = "{} with RecurrentPPO (RL Zoo)"
 CELLS = {
     "TD3, PendulumNoVel": Cell("recurrent_td3", "PendulumNoVel-v1", "velocity", 20_000, _RL_ZOO.format(-217.9)),
     "SAC, PendulumNoVel": Cell("recurrent_sac", "PendulumNoVel-v1", "velocity", 20_000, _RL_ZOO.format(-217.9)),
+    "DDPG, PendulumNoVel": Cell("recurrent_ddpg", "PendulumNoVel-v1", "velocity", 20_000, _RL_ZOO.format(-217.9)),
+    "TQC, PendulumNoVel": Cell("recurrent_tqc", "PendulumNoVel-v1", "velocity", 20_000, _RL_ZOO.format(-217.9)),
     "R2D2, PassiveTMaze": Cell("r2d2", "PassiveTMaze-v0", "a goal 10 steps back", 40_000),
     "R2D2, cue 10 back": _cue(10, 40_000),
     "R2D2, RepeatPreviousEasy": Cell("r2d2", "popgym-RepeatPreviousEasy-v0", "the fourth last card", 64_000, "1.0 (POPGym)"),
@@ -97,7 +99,13 @@ ROUNDS = {
     "entry.",
 }
 # Without memory, by algorithm
-STACKED = {"recurrent_td3": ("td3",), "recurrent_sac": ("sac", "dqn"), "r2d2": ("dqn",)}
+STACKED = {
+    "recurrent_td3": ("td3",),
+    "recurrent_ddpg": ("td3",),
+    "recurrent_sac": ("sac", "dqn"),
+    "recurrent_tqc": ("sac",),
+    "r2d2": ("dqn",),
+}
 # One line of code each, and what it is compared with in time
 AS_WRITTEN: dict[str, tuple[str, Any]] = {
     "recurrent_td3": ("PendulumNoVel-v1", TD3),
