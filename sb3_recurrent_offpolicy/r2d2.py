@@ -84,8 +84,8 @@ class R2D2(RecurrentOffPolicyAlgorithm):
     :param exploration_fraction: fraction of the training over which the exploration rate falls, where there is no ladder; 0
         begins with the final rate
     :param exploration_initial_eps: initial exploration rate, where there is no ladder
-    :param exploration_final_eps: final exploration rate, where there is no ladder. Default 0.01, as Dopamine's: returns of five
-        steps count the random actions of the next four, and at SB3's 0.05 CartPole without velocities is learned later
+    :param exploration_final_eps: final exploration rate, where there is no ladder. Default 0.01, as in Dopamine: returns of
+        five steps count the random actions of the next four, and at SB3's 0.05 CartPole without velocities is learned later
     :param max_grad_norm: clip gradients to this norm, None not to
     :param stats_window_size: window size for the rollout logging, in episodes
     :param tensorboard_log: the log location for tensorboard (if None, no logging)
