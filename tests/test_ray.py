@@ -117,7 +117,7 @@ def test_the_package_does_not_import_ray() -> None:
 
 def test_the_command_line_leaves_what_the_rl_zoo_leaves(tmp_path: Path) -> None:
     command = "-m sb3_recurrent_offpolicy.distributed --algo r2d2 --env CartPoleNoVel-v1 --actors 1 --envs-per-actor 2"
-    options = f"-n 300 -f {tmp_path} --seed 1 --eval-freq 100 --eval-episodes 1 --stretch-length 15"
+    options = f"-n 300 -f {tmp_path} --seed 1 --eval-freq 100 --eval-episodes 1 --stretch-length 16"
     run = subprocess.run([sys.executable, *command.split(), *options.split()], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     folder = tmp_path / "r2d2" / "CartPoleNoVel-v1_1"
