@@ -50,6 +50,7 @@ def main() -> None:
     for length, batch, hidden in SIZES:
         timed: dict[str, dict[str, Any]] = {}
         for name, (core, n_layers) in CONTENDERS.items():
+            # These cores take a number of layers where the base class has the sizes of a state
             for what, run in runs(CORES[core](INPUTS, hidden, n_layers), length, batch).items():  # type: ignore[arg-type]
                 timed.setdefault(what, {})[name] = run
         rows = []

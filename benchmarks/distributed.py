@@ -119,6 +119,7 @@ def handing_over() -> dict[str, float]:
             deliveries.append(delivery)
             return store(member, delivery)
 
+        # Listens in where deliveries are stored
         actors.fleet._store = noted  # type: ignore[method-assign]
         model.learn(6_000)
     # The first one makes the model, the second finds its order waiting

@@ -74,6 +74,7 @@ def profile_acting(device: str, n_envs: int = 8) -> dict[str, Any]:
     _, callback = model._setup_learn(10**9)
 
     def collect() -> None:
+        # mypy takes env for None and train_freq for its unparsed form; both are set by now
         model.collect_rollouts(model.env, callback, model.train_freq, model.replay_buffer)  # type: ignore[arg-type]
 
     found = _profile(collect)

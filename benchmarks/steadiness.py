@@ -22,7 +22,7 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 
 from benchmarks.learning import CURVE_SEED, DEFAULT_ENTRY, RESULTS, make_model, scores, set_entry, stated_hyperparams
-from benchmarks.report import Result, markdown, number
+from benchmarks.report import Result, markdown, number, put_table
 from benchmarks.tasks import TASKS
 from benchmarks.timing import processor
 
@@ -30,6 +30,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 FOLDER = RESULTS / "steadiness"
+DOCS = Path(__file__).parents[1] / "docs" / "steadiness.md"
 SEEDS = (0, 1, 2, 3, 4)
 UPDATES_PER_POINT, N_STARTS = 100, 200
 # Policies are still learning when they first get there
@@ -50,6 +51,8 @@ class Study(NamedTuple):
     settings: tuple[str, ...]
 
 
+# The default before returns of five steps and batches of 8
+ONE_STEP = ("n_timesteps=60000", "n_steps=1", "batch_size=32")
 # Short runs first
 STUDIES = {
     "SAC, PendulumNoVel": Study("recurrent_sac", "PendulumNoVel-v1", ("n_timesteps=30000",)),
@@ -57,9 +60,9 @@ STUDIES = {
     "TD3, PendulumFlicker": Study("recurrent_td3", "PendulumFlicker-v0", ("n_timesteps=40000",)),
     "R2D2, CartPoleNoVel": Study("r2d2", "CartPoleNoVel-v1", ("n_timesteps=60000",)),
     "SAC, CartPoleNoVel": Study("recurrent_sac", "CartPoleNoVel-v1", ("n_timesteps=60000",)),
-    "SAC, CartPoleNoVel, one-step returns": Study("recurrent_sac", "CartPoleNoVel-v1", ("n_timesteps=60000", "n_steps=1")),
-    "SAC, CartPoleNoVel, one-step returns, clipped at the running median": Study(
-        "recurrent_sac", "CartPoleNoVel-v1", ("n_timesteps=60000", "n_steps=1", "max_grad_norm=auto")
+    "SAC, CartPoleNoVel, one-step returns, batches of 32": Study("recurrent_sac", "CartPoleNoVel-v1", ONE_STEP),
+    "SAC, CartPoleNoVel, one-step returns, batches of 32, clipped at the running median": Study(
+        "recurrent_sac", "CartPoleNoVel-v1", (*ONE_STEP, "max_grad_norm=auto")
     ),
     "SAC, HiddenWindReach": Study("recurrent_sac", "HiddenWindReach-v0", ("n_timesteps=160000", "n_envs=8")),
 }
@@ -213,7 +216,9 @@ def main() -> None:
             for name in arguments.task:
                 run(name, seed)
     FOLDER.mkdir(parents=True, exist_ok=True)
-    lines = [*table(), "", "Each line of the figure is a seed.", "", "![curves](curves.png)", ""]
+    rows = table()
+    put_table(DOCS, "steadiness", rows)
+    lines = [*rows, "", "Each line of the figure is a seed.", "", "![curves](curves.png)", ""]
     (FOLDER / "README.md").write_text("\n".join(lines))
     draw(FOLDER / "curves.png")
     print("\n".join(lines))

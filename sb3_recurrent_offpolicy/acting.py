@@ -149,6 +149,7 @@ class BehaviorPolicy:
         # Probability of a random action of each environment
         self.exploration_rates: np.ndarray | float = 0.0
         self.action_noise: ActionNoise | None = None
+        # Gymnasium has no shape for Dict and Tuple alone
         self._shape = (n_envs, *policy.action_space.shape)  # type: ignore[misc]
         self._threads = Threads(policy.acting_network, n_envs)
         self.staged: StagedStep | None = None

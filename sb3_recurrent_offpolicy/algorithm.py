@@ -88,6 +88,7 @@ class RecurrentOffPolicyAlgorithm(CollectingAlgorithm):
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
+        # Read by inspect, unknown to mypy
         cls.__signature__ = signature_with_settings(cls.__init__, cls.default_settings)  # type: ignore[attr-defined]
         if "policy_type" in vars(cls) and "policy_aliases" not in vars(cls):
             cls.policy_aliases = dict.fromkeys(POLICY_NAMES, cls.policy_type)
@@ -129,7 +130,7 @@ class RecurrentOffPolicyAlgorithm(CollectingAlgorithm):
             check_policy_name(policy, self.observation_space)
         for name, value in settings.items():
             setattr(self, name, value)
-        # RecurrentSAC chooses one for its actions
+        # RecurrentSAC replaces None by one for its actions; SB3 declares an int
         self.n_steps = n_steps  # type: ignore[assignment]
         self.algorithm_name = self._algorithm_name()
 

@@ -75,7 +75,7 @@ class R2D2(RecurrentOffPolicyAlgorithm):
     :param train_freq: update the model every ``train_freq`` steps, or ``(n, "step")`` or ``(n, "episode")``
     :param gradient_steps: how many updates after each rollout, or ``-n``: one for every n steps that all environments together
         have made. Default -8, so that learning does not depend on the number of environments; -1 is as in SB3. Twice as many
-        updates learn CartPole without velocities later, and noise by heart
+        updates of 32 sequences learn CartPole without velocities later, and noise by heart
     :param replay_buffer_class: a subclass of RecurrentSequenceReplayBuffer
     :param replay_buffer_kwargs: keyword arguments to pass to the replay buffer on creation, e.g. ``stride``
     :param optimize_memory_usage: without effect, observations are always stored once

@@ -46,7 +46,7 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
     :param learning_starts: how many steps to collect with random actions before learning starts. Default 1000: the scales of
         rewards and observations are those of the first batches
     :param batch_size: number of sequences per update. Default 8, of 64 steps each, so that every step is replayed 128 times.
-        32 learn Pendulum and CartPole no better, in twice the time, see ``benchmarks/results/defaults/tuning``
+        16 solve Pendulum and CartPole too, at 1.3 to 1.5 times the cost, see ``benchmarks/results/defaults/tuning``
     :param tau: the soft update coefficient ("Polyak update", between 0 and 1). Default twice SB3's, because there are fewer
         updates
     :param gamma: the discount factor

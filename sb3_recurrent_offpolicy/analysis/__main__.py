@@ -163,6 +163,7 @@ def _model(arguments: argparse.Namespace, env: EnvLike) -> Any:
     if arguments.normalizer is not None and not normalizer.exists():
         raise SystemExit(f"--normalizer {normalizer}: there is no such file, pass what VecNormalize.save has written")
     if normalizer.exists():
+        # SB3 types a maker of environments more narrowly than it treats it
         envs = make_vec_env(env, n_envs=model.n_envs)  # type: ignore[arg-type]
         try:
             model.set_env(VecNormalize.load(str(normalizer), envs))

@@ -37,6 +37,7 @@ def envs_of(opened: OpenedPolicy, env: EnvLike, n_episodes: int, seed: int, n_en
     """
     check_integers(1, n_episodes=n_episodes)
     is_ours = not isinstance(env, (gym.Env, VecEnv))
+    # mypy does not see through the name; SB3 wraps a single environment
     if is_ours:
         envs: VecEnv = make_vec_env(env, n_envs=n_envs or min(n_episodes, MOST_ENVS), seed=seed)  # type: ignore[arg-type]
     else:
