@@ -15,7 +15,7 @@ from sb3_recurrent_offpolicy.checks import check_numbers
 from sb3_recurrent_offpolicy.networks import RecurrentQNetwork
 from sb3_recurrent_offpolicy.policies import R2D2Policy
 from sb3_recurrent_offpolicy.preprocessing import encode_actions
-from sb3_recurrent_offpolicy.settings import ReplaySettings, Unpack, passed_on
+from sb3_recurrent_offpolicy.settings import MaxGradNorm, ReplaySettings, Unpack, passed_on
 from sb3_recurrent_offpolicy.targets import masked_mean, mean_item, n_step_targets, rescale_values, unrescale_values
 from sb3_recurrent_offpolicy.type_aliases import RecurrentSequenceSamples
 
@@ -62,15 +62,16 @@ class R2D2(RecurrentOffPolicyAlgorithm):
 
     :param policy: "MlpLstmPolicy", "CnnLstmPolicy", "MultiInputLstmPolicy", the same with Gru, or a policy class
     :param env: the environment to learn from (if registered in Gym, can be str), with Discrete actions
-    :param learning_rate: learning rate, can be a function of the remaining progress (from 1 to 0). Default 3e-4: at 5e-4
-        CartPole without velocities is learned sooner, and lost again
+    :param learning_rate: learning rate, can be a function of the remaining progress (from 1 to 0). Default 1e-3, as for the
+        other algorithms: at 3e-4 POPGym's RepeatPrevious is learned half as far in the same steps
     :param buffer_size: size of the replay buffer in steps, over all environments (paper: 4,000,000)
     :param learning_starts: how many steps to collect with random actions before learning starts. Default 1000: the scales of
         rewards and observations are those of the first batches
     :param batch_size: number of sequences per update (paper: 64). Default 8: with 32, every step is replayed 256 times, and
         noise is learned by heart, see ``benchmarks/results/defaults/tuning``
-    :param tau: how far the target network moves when it is updated; 1 copies, as in the paper. Default 0.01: CartPole without
-        velocities is learned in half the steps that copies every 200 updates take
+    :param tau: how far the target network moves when it is updated; 1 copies, as in the paper. Default 0.2: values travel back
+        ``n_steps`` steps of an episode in about 1 / tau updates. At 0.01 one-step returns do not learn CartPole without
+        velocities, where what an action is good for shows a hundred steps later
     :param gamma: the discount factor (paper: 0.997, for episodes of minutes)
     :param train_freq: update the model every ``train_freq`` steps, or ``(n, "step")`` or ``(n, "episode")``
     :param gradient_steps: how many updates after each rollout, or ``-n``: one for every n steps that all environments together
@@ -79,14 +80,14 @@ class R2D2(RecurrentOffPolicyAlgorithm):
     :param replay_buffer_class: a subclass of RecurrentSequenceReplayBuffer
     :param replay_buffer_kwargs: keyword arguments to pass to the replay buffer on creation, e.g. ``stride``
     :param optimize_memory_usage: without effect, observations are always stored once
-    :param n_steps: steps before the bootstrap, inside a sequence
+    :param n_steps: steps before the bootstrap, inside a sequence (paper: 5). Default 1: the rewards of the actions that follow
+        are noise where each reward depends on one action alone, and POPGym's RepeatPrevious is not learned with 5
     :param target_update_interval: move the target network every this many updates (paper: 2500; SB3's DQN counts steps)
     :param exploration_fraction: fraction of the training over which the exploration rate falls, where there is no ladder; 0
         begins with the final rate
     :param exploration_initial_eps: initial exploration rate, where there is no ladder
-    :param exploration_final_eps: final exploration rate, where there is no ladder. Default 0.01, as in Dopamine: returns of
-        five steps count the random actions of the next four, and at SB3's 0.05 CartPole without velocities is learned later
-    :param max_grad_norm: clip gradients to this norm, None not to
+    :param exploration_final_eps: final exploration rate, where there is no ladder
+    :param max_grad_norm: clip gradients to this norm, "auto" to the running median of their norm, None not to (paper: 40)
     :param stats_window_size: window size for the rollout logging, in episodes
     :param tensorboard_log: the log location for tensorboard (if None, no logging)
     :param policy_kwargs: additional arguments to be passed to the policy on creation, see
@@ -126,23 +127,23 @@ class R2D2(RecurrentOffPolicyAlgorithm):
         self,
         policy: str | type[R2D2Policy],
         env: GymEnv | str,
-        learning_rate: float | Schedule = 3e-4,
+        learning_rate: float | Schedule = 1e-3,
         buffer_size: int = 1_000_000,
         learning_starts: int = 1000,
         batch_size: int = 8,
-        tau: float = 0.01,
+        tau: float = 0.2,
         gamma: float = 0.99,
         train_freq: int | tuple[int, str] = 1,
         gradient_steps: int = -8,
         replay_buffer_class: type[ReplayBuffer] | None = None,
         replay_buffer_kwargs: dict[str, Any] | None = None,
         optimize_memory_usage: bool = False,
-        n_steps: int = 5,
+        n_steps: int = 1,
         target_update_interval: int = 1,
         exploration_fraction: float = 0.1,
         exploration_initial_eps: float = 1.0,
-        exploration_final_eps: float = 0.01,
-        max_grad_norm: float | None = 40.0,
+        exploration_final_eps: float = 0.05,
+        max_grad_norm: MaxGradNorm = "auto",
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
