@@ -99,7 +99,7 @@ class RecurrentOffPolicyAlgorithm(CollectingAlgorithm):
         env: GymEnv | str,
         learning_rate: float | Schedule,
         *,
-        n_steps: int | None = 1,
+        n_steps: int = 1,
         replay_buffer_class: type[ReplayBuffer] | None = None,
         replay_buffer_kwargs: dict[str, Any] | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -130,8 +130,7 @@ class RecurrentOffPolicyAlgorithm(CollectingAlgorithm):
             check_policy_name(policy, self.observation_space)
         for name, value in settings.items():
             setattr(self, name, value)
-        # RecurrentSAC replaces None by one for its actions; SB3 declares an int
-        self.n_steps = n_steps  # type: ignore[assignment]
+        self.n_steps = n_steps
         self.algorithm_name = self._algorithm_name()
 
     @classmethod

@@ -22,8 +22,8 @@ from sb3_recurrent_offpolicy.type_aliases import ActionLogProbs, Encoded, Recurr
 
 # Of the entropy of the uniform policy; see target_entropy
 DISCRETE_ENTROPY_RATIO = 0.5
-# See n_steps
-DISCRETE_N_STEPS = 5
+# See tau
+BOX_TAU, DISCRETE_TAU = 0.01, 0.1
 
 
 class RecurrentSAC(RecurrentOffPolicyAlgorithm):
@@ -47,8 +47,9 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
         rewards and observations are those of the first batches
     :param batch_size: number of sequences per update. Default 8, of 64 steps each, so that every step is replayed 128 times.
         16 solve Pendulum and CartPole too, at 1.3 to 1.5 times the cost, see ``benchmarks/results/defaults/tuning``
-    :param tau: the soft update coefficient ("Polyak update", between 0 and 1). Default twice SB3's, because there are fewer
-        updates
+    :param tau: the soft update coefficient ("Polyak update", between 0 and 1). None: 0.01 for Box actions, twice SB3's, because
+        there are fewer updates. 0.1 for Discrete ones: values travel back one step of an episode in some 1 / tau updates, and
+        where one action hardly changes the return, a policy at 0.01 loses what it has learned, see ``docs/steadiness.md``
     :param gamma: the discount factor
     :param train_freq: update the model every ``train_freq`` steps, or ``(n, "step")`` or ``(n, "episode")``
     :param gradient_steps: how many updates after each rollout, or ``-n``: one for every n steps that all environments together
@@ -58,9 +59,8 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
     :param replay_buffer_class: a subclass of RecurrentSequenceReplayBuffer
     :param replay_buffer_kwargs: keyword arguments to pass to the replay buffer on creation, e.g. ``stride``
     :param optimize_memory_usage: without effect, observations are always stored once
-    :param n_steps: steps before the bootstrap, inside a sequence. As in SB3, entropy counts at the bootstrap only. None: 1 for
-        Box actions. 5 for Discrete ones: where one action hardly changes the return, a policy that learns from single steps
-        loses what it has learned, see ``docs/steadiness.md``
+    :param n_steps: steps before the bootstrap, inside a sequence. As in SB3, entropy counts at the bootstrap only. Default 1:
+        where each reward depends on one action alone, the rewards of the actions that follow are noise
     :param ent_coef: entropy coefficient (temperature): a number, or "auto" to learn it, "auto_0.1" to learn it from 0.1 on.
         Default "auto_0.1": scaled by ``reward_scale="auto"``, returns have deviation one, and SB3's initial 1 outweighs them
     :param target_update_interval: update the target network every this many updates
@@ -103,7 +103,7 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
         buffer_size: int = 1_000_000,
         learning_starts: int = 1000,
         batch_size: int = 8,
-        tau: float = 0.01,
+        tau: float | None = None,
         gamma: float = 0.99,
         train_freq: int | tuple[int, str] = 1,
         gradient_steps: int = -4,
@@ -111,7 +111,7 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
         replay_buffer_class: type[ReplayBuffer] | None = None,
         replay_buffer_kwargs: dict[str, Any] | None = None,
         optimize_memory_usage: bool = False,
-        n_steps: int | None = None,
+        n_steps: int = 1,
         ent_coef: str | float = "auto_0.1",
         target_update_interval: int = 1,
         target_entropy: str | float = "auto",
@@ -139,8 +139,8 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
             self._setup_model()
 
     def _check_settings(self) -> None:
-        if self.n_steps is None:
-            self.n_steps = DISCRETE_N_STEPS if isinstance(self.action_space, spaces.Discrete) else 1
+        if self.tau is None:
+            self.tau = DISCRETE_TAU if isinstance(self.action_space, spaces.Discrete) else BOX_TAU
         super()._check_settings()
         automatic, initial_value = _parse_auto("ent_coef", self.ent_coef, 1.0)
         if automatic and not initial_value > 0.0:
