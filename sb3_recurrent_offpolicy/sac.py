@@ -47,7 +47,7 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
         rewards and observations are those of the first batches
     :param batch_size: number of sequences per update. Default 8, of 64 steps each, so that every step is replayed 128 times.
         16 solve Pendulum and CartPole too, at 1.3 to 1.5 times the cost, see ``benchmarks/results/defaults/tuning``
-    :param tau: the soft update coefficient ("Polyak update", between 0 and 1). None: 0.01 for Box actions, twice SB3's, as
+    :param tau: the soft update coefficient ("Polyak update", between 0 and 1). None: 0.01 for Box actions, twice SB3's:
         there are fewer updates. 0.1 for Discrete ones: values travel back one step of an episode in some 1 / tau updates, and where
         one action hardly changes the return, a policy at 0.01 loses what it has learned, see ``docs/steadiness.md``
     :param gamma: the discount factor
