@@ -73,6 +73,9 @@ CELLS = {
     "R2D2, PassiveTMaze": Cell("r2d2", "PassiveTMaze-v0", "a goal 10 steps back", 40_000),
     "R2D2, cue 10 back": _cue(10, 40_000),
     "R2D2, RepeatPreviousEasy": Cell("r2d2", "popgym-RepeatPreviousEasy-v0", "the fourth last card", 64_000, "1.0 (POPGym)"),
+    "SAC, RepeatPreviousEasy": Cell(
+        "recurrent_sac", "popgym-RepeatPreviousEasy-v0", "the fourth last card", 64_000, "1.0 (POPGym)"
+    ),
     "R2D2, CartPoleNoVel": Cell("r2d2", "CartPoleNoVel-v1", "velocities", 100_000, _RL_ZOO.format(500)),
     "TD3, PendulumVelocityOnly": Cell("recurrent_td3", "PendulumVelocityOnly-v0", "angle", 30_000),
     "SAC, PendulumVelocityOnly": Cell("recurrent_sac", "PendulumVelocityOnly-v0", "angle", 30_000),
