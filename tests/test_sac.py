@@ -133,6 +133,16 @@ def test_target_update_interval() -> None:
         th.testing.assert_close(target, 0.9 * before + 0.1 * online)
 
 
+@pytest.mark.parametrize("space, expected", [(ACTION_SPACE, 0.01), (spaces.Discrete(6), 0.1)])
+def test_the_target_follows_as_the_actions_need(space: spaces.Space, expected: float, tmp_path: pathlib.Path) -> None:
+    env = RandomEnv(spaces.Box(-1, 1, (2,)), space)
+    model = RecurrentSAC("MlpLstmPolicy", env, **KWARGS)
+    assert model.tau == expected
+    model.save(tmp_path / "model")
+    assert RecurrentSAC.load(tmp_path / "model").tau == expected
+    assert RecurrentSAC("MlpLstmPolicy", env, tau=0.5, **KWARGS).tau == 0.5
+
+
 # ------------------------------------------------------------------ temperature
 
 
