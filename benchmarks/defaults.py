@@ -98,10 +98,10 @@ ROUNDS = {
     "updates_and_priorities": "`R2D2`. Unless stated: `batch_size=32`, `gradient_steps=-4`, `priority_alpha=0.9`, "
     "`n_steps=5`, `learning_rate=5e-4`, `tau=0.01`.",
     "batch_size": "Unless stated: `batch_size=32` (`RecurrentTD3` 16), `gradient_steps=-4` (`RecurrentTD3` -2, `R2D2` -8), "
-    "and for `R2D2` `priority_alpha=0`, `n_steps=5`, `learning_rate=5e-4`. Runs with `reward_scale=auto` start from the tuned "
-    "entry.",
-    "target_network": "Unless stated: `tau=0.01`, for `RecurrentSAC` `n_steps=1`, and for `R2D2` `n_steps=5`, `learning_rate=3e-4`, `max_grad_norm=40`, "
-    "`exploration_final_eps=0.01`.",
+    "`n_steps=5` on CartPole, and for `R2D2` `priority_alpha=0`, `n_steps=5`, `learning_rate=5e-4`. Runs with "
+    "`reward_scale=auto` start from the tuned entry.",
+    "target_network": "Unless stated: `tau=0.01`, for `RecurrentSAC` `n_steps=1`, and for `R2D2` `n_steps=5`, "
+    "`learning_rate=3e-4`, `max_grad_norm=40`, `exploration_final_eps=0.01`.",
 }
 # Without memory, by algorithm
 STACKED = {
