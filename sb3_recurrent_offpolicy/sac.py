@@ -23,7 +23,7 @@ from sb3_recurrent_offpolicy.type_aliases import ActionLogProbs, Encoded, Recurr
 # Of the entropy of the uniform policy; see target_entropy
 DISCRETE_ENTROPY_RATIO = 0.5
 # See tau
-BOX_TAU, DISCRETE_TAU = 0.01, 0.1
+BOX_TAU, DISCRETE_TAU = 0.01, 0.3
 
 
 class RecurrentSAC(RecurrentOffPolicyAlgorithm):
@@ -48,7 +48,7 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
     :param batch_size: number of sequences per update. Default 8, of 64 steps each, so that every step is replayed 128 times.
         16 solve Pendulum and CartPole too, at 1.3 to 1.5 times the cost, see ``benchmarks/results/defaults/tuning``
     :param tau: the soft update coefficient ("Polyak update", between 0 and 1). None: 0.01 for Box actions, twice SB3's:
-        there are fewer updates. 0.1 for Discrete ones: values travel back one step of an episode in some 1 / tau updates, and
+        there are fewer updates. 0.3 for Discrete ones: values travel back one step of an episode in some 1 / tau updates, and
         where one action hardly changes the return, a policy at 0.01 loses what it learned, see ``docs/steadiness.md``
     :param gamma: the discount factor
     :param train_freq: update the model every ``train_freq`` steps, or ``(n, "step")`` or ``(n, "episode")``
