@@ -62,7 +62,7 @@ STUDIES = {
     "SAC, CartPoleNoVel": Study("recurrent_sac", "CartPoleNoVel-v1", ("n_timesteps=60000",)),
     "SAC, CartPoleNoVel, tau=0.1": Study("recurrent_sac", "CartPoleNoVel-v1", ("n_timesteps=60000", "tau=0.1")),
     "SAC, CartPoleNoVel, tau=0.01, batches of 32": Study("recurrent_sac", "CartPoleNoVel-v1", SLOW_TARGET),
-    "SAC, CartPoleNoVel, tau=0.01, batches of 32, clipped at the running median": Study(
+    "SAC, CartPoleNoVel, tau=0.01, batches of 32, clipped": Study(
         "recurrent_sac", "CartPoleNoVel-v1", (*SLOW_TARGET, "max_grad_norm=auto")
     ),
     "SAC, HiddenWindReach": Study("recurrent_sac", "HiddenWindReach-v0", ("n_timesteps=160000", "n_envs=8")),
