@@ -126,7 +126,7 @@ def sample_recurrent_sac_params(
     :return: keyword arguments of the algorithm
     """
     _suggest_shared(trial)
-    trial.suggest_float("tau", 0.002, 0.05, log=True)
+    trial.suggest_float("tau", 0.002, 1.0, log=True)
     trial.suggest_categorical("ent_coef", ["auto_1.0", "auto_0.1", "auto_0.01"])
     # Fractions of the uniform policy's entropy, or multiples of a negative one: less random to the right
     target_entropies = ["auto_0.5", "auto", "auto_2.0"] if n_actions else ["auto", "auto_0.25", "auto_0.1"]
@@ -161,7 +161,7 @@ def sample_r2d2_params(trial: "optuna.Trial", n_actions: int, n_envs: int, addit
     :return: keyword arguments of the algorithm
     """
     _suggest_shared(trial)
-    trial.suggest_float("tau", 0.002, 0.05, log=True)
+    trial.suggest_float("tau", 0.002, 1.0, log=True)
     trial.suggest_categorical("priority_alpha", [0.0, 0.5, 0.9])
     trial.suggest_categorical("value_rescaling", [False, True])
     return convert_recurrent_params(trial.params)
