@@ -23,7 +23,7 @@ from sb3_recurrent_offpolicy.type_aliases import ActionLogProbs, Encoded, Recurr
 # Of the entropy of the uniform policy; see target_entropy
 DISCRETE_ENTROPY_RATIO = 0.5
 # See tau
-BOX_TAU, DISCRETE_TAU = 0.01, 0.3
+BOX_TAU, DISCRETE_TAU = 0.1, 0.3
 
 
 class RecurrentSAC(RecurrentOffPolicyAlgorithm):
@@ -47,9 +47,10 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
         rewards and observations are those of the first batches
     :param batch_size: number of sequences per update. Default 8, of 64 steps each, so that every step is replayed 128 times.
         16 solve Pendulum and CartPole too, at 1.3 to 1.5 times the cost, see ``benchmarks/results/defaults/tuning``
-    :param tau: the soft update coefficient ("Polyak update", between 0 and 1). None: 0.01 for Box actions, twice SB3's:
-        there are fewer updates. 0.3 for Discrete ones: values travel back one step of an episode in some 1 / tau updates, and
-        where one action hardly changes the return, a policy at 0.01 loses what it learned, see ``docs/steadiness.md``
+    :param tau: the soft update coefficient ("Polyak update", between 0 and 1). None: 0.3 for Discrete actions, 0.1 for Box
+        ones, SB3's being 0.005. Values travel back one step of an episode in some 1 / tau updates, and there are fewer
+        updates. With 0.3 and Box actions Pendulum is not learned: the actor runs after the errors of a critic that
+        bootstraps from itself. See ``docs/settings.md``
     :param gamma: the discount factor
     :param train_freq: update the model every ``train_freq`` steps, or ``(n, "step")`` or ``(n, "episode")``
     :param gradient_steps: how many updates after each rollout, or ``-n``: one for every n steps that all environments together

@@ -35,8 +35,8 @@ class RecurrentTD3(RecurrentOffPolicyAlgorithm):
     :param learning_starts: how many steps to collect with random actions before learning starts. Default 1000: the scales of
         rewards and observations are those of the first batches
     :param batch_size: number of sequences per update. Default 16: the delayed actor needs more updates rather than larger ones
-    :param tau: the soft update coefficient ("Polyak update", between 0 and 1). Default twice SB3's, because there are fewer
-        updates
+    :param tau: the soft update coefficient ("Polyak update", between 0 and 1). Default ten times SB3's: values travel
+        back one step of an episode in some 1 / tau updates, and there are fewer updates. See ``docs/settings.md``
     :param gamma: the discount factor
     :param train_freq: update the model every ``train_freq`` steps, or ``(n, "step")`` or ``(n, "episode")``
     :param gradient_steps: how many updates after each rollout, or ``-n``: one for every n steps that all environments together
@@ -82,7 +82,7 @@ class RecurrentTD3(RecurrentOffPolicyAlgorithm):
         buffer_size: int = 1_000_000,
         learning_starts: int = 1000,
         batch_size: int = 16,
-        tau: float = 0.01,
+        tau: float = 0.05,
         gamma: float = 0.99,
         train_freq: int | tuple[int, str] = 1,
         gradient_steps: int = -2,

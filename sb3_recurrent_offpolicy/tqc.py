@@ -61,7 +61,7 @@ class RecurrentTQC(RecurrentSAC):
         buffer_size: int = 1_000_000,
         learning_starts: int = 1000,
         batch_size: int = 8,
-        tau: float = 0.01,
+        tau: float = 0.1,
         gamma: float = 0.99,
         train_freq: int | tuple[int, str] = 1,
         gradient_steps: int = -4,

@@ -103,7 +103,7 @@ def sample_recurrent_td3_params(
     from stable_baselines3.common.noise import NormalActionNoise
 
     _suggest_shared(trial)
-    trial.suggest_float("tau", 0.002, 0.05, log=True)
+    trial.suggest_float("tau", 0.002, 0.2, log=True)
     trial.suggest_float("preactivation_penalty", 1e-4, 0.1, log=True)
     noise_std = trial.suggest_float("noise_std", 0.05, 0.5)
 

@@ -133,7 +133,7 @@ def test_target_update_interval() -> None:
         th.testing.assert_close(target, 0.9 * before + 0.1 * online)
 
 
-@pytest.mark.parametrize("space, expected", [(ACTION_SPACE, 0.01), (spaces.Discrete(6), 0.3)])
+@pytest.mark.parametrize("space, expected", [(ACTION_SPACE, 0.1), (spaces.Discrete(6), 0.3)])
 def test_the_target_follows_as_the_actions_need(space: spaces.Space, expected: float, tmp_path: pathlib.Path) -> None:
     env = RandomEnv(spaces.Box(-1, 1, (2,)), space)
     model = RecurrentSAC("MlpLstmPolicy", env, **KWARGS)
