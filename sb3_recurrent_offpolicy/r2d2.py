@@ -16,7 +16,15 @@ from sb3_recurrent_offpolicy.networks import RecurrentQNetwork
 from sb3_recurrent_offpolicy.policies import R2D2Policy
 from sb3_recurrent_offpolicy.preprocessing import encode_actions
 from sb3_recurrent_offpolicy.settings import MaxGradNorm, ReplaySettings, Unpack, passed_on
-from sb3_recurrent_offpolicy.targets import masked_mean, mean_item, n_step_targets, rescale_values, unrescale_values
+from sb3_recurrent_offpolicy.targets import (
+    masked_mean,
+    mean_item,
+    munchausen_bonus,
+    n_step_targets,
+    rescale_values,
+    soft_maximum,
+    unrescale_values,
+)
 from sb3_recurrent_offpolicy.type_aliases import RecurrentSequenceSamples
 
 # Environments from which on they explore at different rates. Fewer would all sit near the ends of the ladder: of two, one at
@@ -33,6 +41,8 @@ OWN_PARAMETERS = (
     "importance_beta",
     "value_rescaling",
     "exploration_ladder",
+    "munchausen_scale",
+    "munchausen_temperature",
 )
 
 
@@ -43,19 +53,21 @@ class _PendingStep(NamedTuple):
     """Steps of each environment in the ring, this one included"""
     q_values: np.ndarray
     """Of the actions taken, (n_envs,)"""
-    greedy_values: np.ndarray
-    """(n_envs,)"""
+    values: th.Tensor
+    """Of the states, in units of returns, (n_envs,)"""
+    bonus: th.Tensor
+    """That of the actions taken, beside their rewards, (n_envs,)"""
     rewards: np.ndarray
 
 
 class R2D2(RecurrentOffPolicyAlgorithm):
     """
     Recurrent Replay Distributed DQN: double Q-learning with a recurrent dueling network, n-step targets inside sequences,
-    value rescaling, stored states with burn-in, and prioritised sequence replay.
+    value rescaling, stored states with burn-in, and prioritised sequence replay. Munchausen values are not the paper's.
 
     R2D2: Kapturowski et al. 2019, https://openreview.net/forum?id=r1lyTjAqYX. Double Q-learning: van Hasselt et al. 2016.
     Dueling: Wang et al. 2016. Prioritised replay: Schaul et al. 2016. Value rescaling: Pohlen et al. 2018. Exploration
-    ladder: Horgan et al. 2018 (Ape-X).
+    ladder: Horgan et al. 2018 (Ape-X). Munchausen: Vieillard et al. 2020, https://arxiv.org/abs/2007.14430
 
     The parameters are those of SB3's DQN, in its order, and after them our own. Defaults are for one machine and for rewards
     and observations of any size; the paper's, for 256 actors and weeks of Atari, are in ``hyperparams/r2d2_paper.yml``.
@@ -102,6 +114,12 @@ class R2D2(RecurrentOffPolicyAlgorithm):
     :param value_rescaling: learn h(Q), h(x) = sign(x)(sqrt(abs(x) + 1) - 1) + 0.001 x, in place of Q
     :param exploration_ladder: (epsilon, alpha): environment i of N explores at the rate epsilon^(1 + alpha i / (N - 1)).
         Applies from 8 environments on, where the schedule above has no effect; None: the schedule, always
+    :param munchausen_scale: how much of its log-probability under softmax(Q / temperature) is added to the reward of an
+        action. Policies then change little from one update to the next, and values of actions differ ten times as much (1 /
+        (1 - 0.9)): solved tasks are not lost to the noise of Q, see ``docs/steadiness.md``. 0: double Q-learning, as in R2D2's
+        paper
+    :param munchausen_temperature: temperature of that softmax, in units of learned returns, whose deviation
+        ``reward_scale="auto"`` makes one. Default 0.01 (paper: 0.03, where rewards are between -1 and 1)
     :param settings: ``sequence_length`` (paper: 80 with its burn-in of 40), ``burn_in``, ``state_init``, ``refresh_states``,
         ``reward_scale`` and ``overlap_updates``, see
         :class:`~sb3_recurrent_offpolicy.algorithm.RecurrentOffPolicyAlgorithm`
@@ -155,6 +173,8 @@ class R2D2(RecurrentOffPolicyAlgorithm):
         importance_beta: float = 0.0,
         value_rescaling: bool = True,
         exploration_ladder: tuple[float, float] | None = (0.4, 7.0),
+        munchausen_scale: float = 0.9,
+        munchausen_temperature: float = 0.01,
         _init_setup_model: bool = True,
         **settings: Unpack[ReplaySettings],
     ):
@@ -168,6 +188,8 @@ class R2D2(RecurrentOffPolicyAlgorithm):
         self.importance_beta = importance_beta
         self.value_rescaling = value_rescaling
         self.exploration_ladder = exploration_ladder
+        self.munchausen_scale = munchausen_scale
+        self.munchausen_temperature = munchausen_temperature
         # Of the latest step, the mean over environments; ``predict`` explores at this rate, as in SB3's DQN
         self.exploration_rate = 0.0
         self._pending_step: _PendingStep | None = None
@@ -183,7 +205,13 @@ class R2D2(RecurrentOffPolicyAlgorithm):
             exploration_fraction=self.exploration_fraction,
             exploration_initial_eps=self.exploration_initial_eps,
             exploration_final_eps=self.exploration_final_eps,
+            munchausen_scale=self.munchausen_scale,
         )
+        if not self.munchausen_temperature > 0:
+            raise ValueError(
+                f"munchausen_temperature={self.munchausen_temperature} must be greater than 0; for plain Q-learning choose "
+                "munchausen_scale=0"
+            )
         if self.exploration_ladder is not None:
             try:
                 epsilon, alpha = self.exploration_ladder
@@ -278,29 +306,34 @@ class R2D2(RecurrentOffPolicyAlgorithm):
         if self.priority_alpha == 0:
             super()._store_own_step(replay_buffer, buffer_action, new_obs, reward, dones, infos)
             return
-        q_values = self.behavior.staged.policy_step.q_values
-        greedy_values = q_values.max(axis=1)
+        q_values = th.as_tensor(self.behavior.staged.policy_step.q_values)
+        actions = th.as_tensor(buffer_action.reshape(-1, 1), dtype=th.long)
+        returns = self._from_learned_scale(q_values)
+        soft = self.munchausen_scale > 0
+        values = soft_maximum(returns, self.munchausen_temperature) if soft else returns.max(dim=-1).values
         ring = self.replay_buffer.rings[0]
         # A buffer that was reset meanwhile does not hold the step
         if self._pending_step is not None and self._pending_step.n_added == ring.n_added:
-            self.replay_buffer.set_newest_errors(self._errors_of(self._pending_step, greedy_values)[None])
+            self.replay_buffer.set_newest_errors(self._errors_of(self._pending_step, values)[None])
         super()._store_own_step(replay_buffer, buffer_action, new_obs, reward, dones, infos)
-        taken = q_values[np.arange(self.n_envs), buffer_action.reshape(-1)]
-        self._pending_step = _PendingStep(ring.n_added, taken, greedy_values, reward.astype(np.float32))
+        taken, bonus = q_values.gather(-1, actions).squeeze(-1).numpy(), self._bonus(returns, actions)
+        self._pending_step = _PendingStep(ring.n_added, taken, values, bonus, reward.astype(np.float32))
 
-    def _errors_of(self, step: _PendingStep, next_values: np.ndarray) -> np.ndarray:
+    def _errors_of(self, step: _PendingStep, next_values: th.Tensor) -> np.ndarray:
         """
         Initial priorities, from the values that acting has computed anyway: one-step errors, with the online network. After a
         time limit the last observation is not acted on, and the value of the one before stands in for its value.
         """
         ring = self.replay_buffer.rings[0]
         terminated = ring.terminated[(ring.n_added - 1) % ring.n_rows]
-        next_values = np.where(self._last_episode_starts, step.greedy_values, next_values)
-        targets = self._to_learned_scale(
-            th.as_tensor(step.rewards * self.reward_factor)
-            + self.gamma * th.as_tensor(~terminated) * self._from_learned_scale(th.as_tensor(next_values))
-        )
+        next_values = th.where(th.as_tensor(self._last_episode_starts), step.values, next_values)
+        rewards = th.as_tensor(step.rewards * self.reward_factor) + step.bonus
+        targets = self._to_learned_scale(rewards + self.gamma * th.as_tensor(~terminated) * next_values)
         return np.abs(targets.numpy() - step.q_values)
+
+    def _bonus(self, q_values: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        """What is added to the rewards of actions, (..., 1), given all actions' values in units of returns, (..., n_actions)."""
+        return self.munchausen_scale * munchausen_bonus(q_values, actions, self.munchausen_temperature)
 
     def _to_learned_scale(self, values: th.Tensor) -> th.Tensor:
         return rescale_values(values) if self.value_rescaling else values
@@ -351,12 +384,18 @@ class R2D2(RecurrentOffPolicyAlgorithm):
 
     @th.no_grad()
     def _targets(self, samples: RecurrentSequenceSamples, next_online_values: th.Tensor) -> th.Tensor:
-        """Double Q-learning, (T, B): the online network chooses the next action, the target network values it."""
-        next_actions = next_online_values.argmax(dim=-1, keepdim=True)
-        next_q_values = self.q_net_target.q_values(self.q_net_target.encode(samples).latents[1:])
-        next_values = self._from_learned_scale(next_q_values.gather(-1, next_actions).squeeze(-1))
+        """
+        What the Q-values of the actions taken should be, (T, B). Without Munchausen that is double Q-learning: the online
+        network chooses the next action, the target network values it.
+        """
+        q_values = self._from_learned_scale(self.q_net_target.q_values(self.q_net_target.encode(samples).latents))
+        rewards = samples.rewards + self._bonus(q_values[:-1], samples.actions.long())
+        if self.munchausen_scale > 0:
+            next_values = soft_maximum(q_values[1:], self.munchausen_temperature)
+        else:
+            next_values = q_values[1:].gather(-1, next_online_values.argmax(dim=-1, keepdim=True)).squeeze(-1)
         return self._to_learned_scale(
-            n_step_targets(samples.rewards, samples.terminated, samples.mask, next_values, self.gamma, self.n_steps)
+            n_step_targets(rewards, samples.terminated, samples.mask, next_values, self.gamma, self.n_steps)
         )
 
     def _excluded_save_params(self) -> list[str]:

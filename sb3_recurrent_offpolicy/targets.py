@@ -59,6 +59,34 @@ def n_step_targets(
     return targets
 
 
+def soft_maximum(q_values: th.Tensor, temperature: float) -> th.Tensor:
+    """
+    The value of the policy softmax(Q / temperature), its entropy included (Vieillard et al. 2020,
+    https://arxiv.org/abs/2007.14430, appendix A.1):
+
+    .. math:: V = \\sum_a \\pi(a) (Q(a) - \\tau \\log \\pi(a)) = \\tau \\log \\sum_a \\exp(Q(a) / \\tau)
+
+    :param q_values: (..., n_actions)
+    :param temperature: tau, in units of the values; towards 0 the maximum
+    :return: (...)
+    """
+    return temperature * th.logsumexp(q_values / temperature, dim=-1)
+
+
+def munchausen_bonus(q_values: th.Tensor, actions: th.Tensor, temperature: float) -> th.Tensor:
+    """
+    What is added to the reward of an action (Vieillard et al. 2020, eq. 1): the log-probability that softmax(Q / temperature)
+    gives to it, tau log pi(a) = Q(a) - V, cut at -1 as in the paper. It is 0 for the action that is the best beyond doubt.
+
+    :param q_values: (..., n_actions)
+    :param actions: those taken, (..., 1)
+    :param temperature: tau, in units of the values
+    :return: (...), between -1 and 0
+    """
+    taken = q_values.gather(-1, actions).squeeze(-1)
+    return (taken - soft_maximum(q_values, temperature)).clamp(-1.0, 0.0)
+
+
 def rescale_values(values: th.Tensor, epsilon: float = 1e-3) -> th.Tensor:
     """
     Squash values of any size into a range that a network can learn (Pohlen et al. 2018, proposition A.2):

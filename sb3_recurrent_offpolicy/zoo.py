@@ -164,6 +164,8 @@ def sample_r2d2_params(trial: "optuna.Trial", n_actions: int, n_envs: int, addit
     trial.suggest_float("tau", 0.002, 1.0, log=True)
     trial.suggest_categorical("priority_alpha", [0.0, 0.5, 0.9])
     trial.suggest_categorical("value_rescaling", [False, True])
+    trial.suggest_categorical("munchausen_scale", [0.0, 0.9])
+    trial.suggest_float("munchausen_temperature", 0.003, 0.1, log=True)
     return convert_recurrent_params(trial.params)
 
 

@@ -44,11 +44,20 @@ def loss_step_by_step(model: R2D2, samples: Any) -> tuple[float, np.ndarray]:
         target_latents = latents_step_by_step(model.q_net_target.encoder, samples, samples.initial_states.pi, row)
 
         def next_value(t: int, latents: th.Tensor = latents, target_latents: th.Tensor = target_latents) -> float:
-            action = model.q_net.q_values(latents[t][None])[0].argmax()
-            return unrescale(model.q_net_target.q_values(target_latents[t][None])[0, action]).item()
+            values = unrescale(model.q_net_target.q_values(target_latents[t][None])[0])
+            if model.munchausen_scale > 0:
+                policy = (values / model.munchausen_temperature).softmax(dim=-1)
+                return float((policy * (values - model.munchausen_temperature * policy.log())).sum())
+            return values[model.q_net.q_values(latents[t][None])[0].argmax()].item()
+
+        def bonus(t: int, row: int = row, target_latents: th.Tensor = target_latents) -> float:
+            values = unrescale(model.q_net_target.q_values(target_latents[t][None])[0])
+            log_policy = (values / model.munchausen_temperature).log_softmax(dim=-1)
+            taken = model.munchausen_temperature * float(log_policy[int(samples.actions[t, row])])
+            return model.munchausen_scale * max(taken, -1.0)
 
         for t in range(int(samples.mask[:, row].sum())):
-            target = rescale(th.tensor(n_step_target(model, samples, row, t, next_value))).item()
+            target = rescale(th.tensor(n_step_target(model, samples, row, t, next_value, bonus))).item()
             errors[t, row] = abs(model.q_net.q_values(latents[t][None])[0, int(samples.actions[t, row])].item() - target)
             terms.append(0.5 * samples.weights[row].item() * errors[t, row] ** 2)
     return float(np.mean(terms)), errors
@@ -58,8 +67,14 @@ def loss_step_by_step(model: R2D2, samples: Any) -> tuple[float, np.ndarray]:
 @pytest.mark.parametrize("burn_in", [0, 3])
 @pytest.mark.parametrize("value_rescaling", [True, False])
 @pytest.mark.parametrize("dueling", [True, False])
+@pytest.mark.parametrize("munchausen_scale", [0.0, 0.9])
 def test_loss_and_priorities_equal_single_steps(
-    n_steps: int, burn_in: int, value_rescaling: bool, dueling: bool, monkeypatch: pytest.MonkeyPatch
+    n_steps: int,
+    burn_in: int,
+    value_rescaling: bool,
+    dueling: bool,
+    munchausen_scale: float,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = random_env_model(
         Q_LEARNING,
@@ -68,6 +83,8 @@ def test_loss_and_priorities_equal_single_steps(
         value_rescaling=value_rescaling,
         priority_alpha=0.9,
         importance_beta=0.6,
+        munchausen_scale=munchausen_scale,
+        munchausen_temperature=0.1,
         policy_kwargs=dict(dueling=dueling),
     )
     samples: Any = model._sample_sequences(17)
@@ -103,6 +120,7 @@ def test_without_memory_it_is_sb3s_dqn(monkeypatch: pytest.MonkeyPatch) -> None:
         burn_in=0,
         n_steps=1,
         value_rescaling=False,
+        munchausen_scale=0.0,
         priority_alpha=0.0,
         policy_kwargs=PLAIN | dict(net_arch=[16, 12], core_class=NoCore, dueling=False, optimizer_kwargs=dict(eps=1e-8)),
         **common,
@@ -213,8 +231,19 @@ def test_random_actions_are_remembered() -> None:
 
 @pytest.mark.parametrize("n_envs", [1, 3])
 @pytest.mark.parametrize("value_rescaling", [True, False])
-def test_initial_priorities_are_the_actors_own_errors(n_envs: int, value_rescaling: bool) -> None:
-    model = make_model(n_envs, gradient_steps=0, value_rescaling=value_rescaling, gamma=0.9, reward_scale=0.5, train_freq=1)
+@pytest.mark.parametrize("munchausen_scale", [0.0, 0.9])
+def test_initial_priorities_are_the_actors_own_errors(n_envs: int, value_rescaling: bool, munchausen_scale: float) -> None:
+    temperature = 0.1
+    model = make_model(
+        n_envs,
+        gradient_steps=0,
+        value_rescaling=value_rescaling,
+        munchausen_scale=munchausen_scale,
+        munchausen_temperature=temperature,
+        gamma=0.9,
+        reward_scale=0.5,
+        train_freq=1,
+    )
     model.learn(30 * n_envs)
     # A reset in mid-episode, without a done
     model.learn(30 * n_envs)
@@ -237,10 +266,16 @@ def test_initial_priorities_are_the_actors_own_errors(n_envs: int, value_rescali
             q_values.append(step.q_values[0])
         for t in range(59):
             ended = buffer.rings[0].episode_steps[t + 1, env] == 0
-            next_value = q_values[t if ended else t + 1].max()
-            bootstrap = 0.0 if buffer.rings[0].terminated[t, env] else 0.9 * unrescale(next_value)
-            target = rescale(0.5 * th.tensor(float(buffer.rings[0].rewards[t, env])) + bootstrap)
-            expected = (target - q_values[t][int(buffer.rings[0].actions[t, env, 0])]).abs()
+            action = int(buffer.rings[0].actions[t, env, 0])
+            next_returns = unrescale(q_values[t if ended else t + 1])
+            next_value, bonus = next_returns.max(), th.tensor(0.0)
+            if munchausen_scale:
+                next_value = temperature * (next_returns / temperature).logsumexp(dim=-1)
+                log_policy = (unrescale(q_values[t]) / temperature).log_softmax(dim=-1)[action]
+                bonus = munchausen_scale * (temperature * log_policy).clamp(min=-1.0)
+            bootstrap = 0.0 if buffer.rings[0].terminated[t, env] else 0.9 * next_value
+            target = rescale(0.5 * th.tensor(float(buffer.rings[0].rewards[t, env])) + bonus + bootstrap)
+            expected = (target - q_values[t][action]).abs()
             assert priorities.errors[t, env] == pytest.approx(float(expected), rel=1e-4, abs=1e-5)
         assert np.isnan(priorities.errors[59, env]), "not known yet"
 
@@ -271,6 +306,12 @@ def test_a_loaded_buffer_keeps_its_priorities(tmp_path: pathlib.Path) -> None:
         (dict(target_update_interval=0), "target_update_interval=0 must be at least 1"),
         (dict(exploration_ladder=(1.4, 7.0)), r"exploration_ladder=\(1.4, 7.0\) must be"),
         (dict(priority_eta=2.0), "priority_eta=2.0"),
+        (dict(munchausen_scale=1.5), "munchausen_scale=1.5"),
+        (
+            dict(munchausen_temperature=0.0),
+            "munchausen_temperature=0.0 must be greater than 0",
+        ),
+        (dict(munchausen_temperature=float("nan")), "munchausen_temperature=nan must be greater than 0"),
         (dict(sequence_length=None), "choose a sequence_length, or priority_alpha=0"),
         (dict(policy_kwargs=dict(net_arch=dict(pi=[4], qf=[4]))), "must be a list"),
         (dict(replay_buffer_kwargs=dict(priority_alpha=0.5)), r"\['priority_alpha'\]: pass them to R2D2 itself"),

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 import torch as th
 
-from sb3_recurrent_offpolicy.targets import masked_mean, n_step_targets, rescale_values, unrescale_values
+from sb3_recurrent_offpolicy.targets import (
+    masked_mean,
+    munchausen_bonus,
+    n_step_targets,
+    rescale_values,
+    soft_maximum,
+    unrescale_values,
+)
 
 
 def brute_force(
@@ -68,3 +75,22 @@ def test_rescaling_and_its_inverse() -> None:
     th.testing.assert_close(unrescale_values(expected.float()), values, rtol=1e-5, atol=1e-5)
     th.testing.assert_close(unrescale_values(rescale_values(values)), values, rtol=1e-5, atol=1e-5)
     assert (rescale_values(values).diff()[:1999] > 0).all()
+
+
+@pytest.mark.parametrize("temperature", [0.01, 1.0])
+def test_soft_values_are_those_of_a_softmax_policy(temperature: float) -> None:
+    """Its expected value with its entropy, and its log-probabilities in units of values; both finite where one action wins."""
+    q_values = th.cat([th.randn(50, 3), th.tensor([[100.0, 0.0, -100.0]])]).double()
+    policy = (q_values / temperature).softmax(dim=-1)
+    log_policy = (q_values / temperature).log_softmax(dim=-1)
+    expected = (policy * (q_values - temperature * log_policy)).sum(dim=-1)
+    th.testing.assert_close(soft_maximum(q_values, temperature), expected)
+    for action in range(3):
+        bonus = munchausen_bonus(q_values, th.full((51, 1), action), temperature)
+        th.testing.assert_close(bonus, (temperature * log_policy[:, action]).clamp(min=-1.0))
+
+
+def test_the_best_action_beyond_doubt_has_no_bonus() -> None:
+    q_values = th.tensor([[5.0, 1.0, -7.0]])
+    assert [munchausen_bonus(q_values, th.tensor([[action]]), 0.01).item() for action in range(3)] == [0.0, -1.0, -1.0]
+    assert soft_maximum(q_values, 0.01).item() == 5.0
