@@ -59,7 +59,9 @@ STUDIES = {
     "TD3, PendulumNoVel": Study("recurrent_td3", "PendulumNoVel-v1", ("n_timesteps=30000",)),
     "TD3, PendulumFlicker": Study("recurrent_td3", "PendulumFlicker-v0", ("n_timesteps=40000",)),
     "R2D2, CartPoleNoVel": Study("r2d2", "CartPoleNoVel-v1", ("n_timesteps=60000",)),
-    "R2D2, CartPoleNoVel, munchausen_scale=0": Study("r2d2", "CartPoleNoVel-v1", ("n_timesteps=60000", "munchausen_scale=0.0")),
+    "R2D2, CartPoleNoVel, munchausen_scale=0": Study(
+        "r2d2", "CartPoleNoVel-v1", ("n_timesteps=60000", "munchausen_scale=0.0")
+    ),
     "SAC, CartPoleNoVel": Study("recurrent_sac", "CartPoleNoVel-v1", ("n_timesteps=60000",)),
     "SAC, CartPoleNoVel, tau=0.1": Study("recurrent_sac", "CartPoleNoVel-v1", ("n_timesteps=60000", "tau=0.1")),
     "SAC, CartPoleNoVel, tau=0.01, batches of 32": Study("recurrent_sac", "CartPoleNoVel-v1", SLOW_TARGET),

@@ -332,7 +332,7 @@ class R2D2(RecurrentOffPolicyAlgorithm):
         return np.abs(targets.numpy() - step.q_values)
 
     def _bonus(self, q_values: th.Tensor, actions: th.Tensor) -> th.Tensor:
-        """What is added to the rewards of actions, (..., 1), given all actions' values in units of returns, (..., n_actions)."""
+        """What is added to the rewards of actions, (..., 1), given values of all actions as returns, (..., n_actions)."""
         return self.munchausen_scale * munchausen_bonus(q_values, actions, self.munchausen_temperature)
 
     def _to_learned_scale(self, values: th.Tensor) -> th.Tensor:
