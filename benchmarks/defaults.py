@@ -91,6 +91,8 @@ CELLS = {
     "R2D2, cue 20 back": _cue(20, 100_000),
     "R2D2, cue 40 back": _cue(40, 300_000),
     "SAC, HiddenWindReach": Cell("recurrent_sac", "HiddenWindReach-v0", "wind", 320_000),
+    "SAC, LunarLanderContinuousNoVel": Cell("recurrent_sac", "LunarLanderContinuousNoVel-v3", "velocities", 500_000),
+    "R2D2, LunarLanderNoVel": Cell("r2d2", "LunarLanderNoVel-v3", "velocities", 400_000),
     "TD3, HiddenWindReach": Cell("recurrent_td3", "HiddenWindReach-v0", "wind", 320_000),
 }
 # What the runs of each folder in TUNING started from
@@ -102,6 +104,7 @@ ROUNDS = {
     "`reward_scale=auto` start from the tuned entry.",
     "target_network": "Unless stated: `tau=0.01`, for `RecurrentSAC` `n_steps=1`, and for `R2D2` `n_steps=5`, "
     "`learning_rate=3e-4`, `max_grad_norm=40`, `exploration_final_eps=0.01`.",
+    "munchausen": "Unless stated: today's defaults. All rounds before are of `munchausen_scale=0`.",
 }
 # Without memory, by algorithm
 STACKED = {
