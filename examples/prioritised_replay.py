@@ -1,5 +1,5 @@
 """
-Prioritised replay for RecurrentSAC: sequences with large errors are replayed more often. R2D2 does so unless told not to.
+Prioritised replay for RecurrentSAC: sequences with large errors are replayed more often.
 
 The goal of the task pays, nothing else does, and a hidden wind blows. train/priority_mean and train/priority_max are logged.
 """

@@ -1,4 +1,4 @@
-"""R2D2: double Q-learning from sequences, prioritised if wanted, with memory."""
+"""R2D2: Q-learning from sequences, prioritised if wanted, with memory."""
 
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule
 
 from sb3_recurrent_offpolicy.acting import EpsilonGreedy
 from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
-from sb3_recurrent_offpolicy.checks import check_numbers
+from sb3_recurrent_offpolicy.checks import check_numbers, check_positive
 from sb3_recurrent_offpolicy.networks import RecurrentQNetwork
 from sb3_recurrent_offpolicy.policies import R2D2Policy
 from sb3_recurrent_offpolicy.preprocessing import encode_actions
@@ -62,8 +62,9 @@ class _PendingStep(NamedTuple):
 
 class R2D2(RecurrentOffPolicyAlgorithm):
     """
-    Recurrent Replay Distributed DQN: double Q-learning with a recurrent dueling network, n-step targets inside sequences,
-    value rescaling, stored states with burn-in, and prioritised sequence replay. Munchausen values are not the paper's.
+    Recurrent Replay Distributed DQN: Q-learning with a recurrent dueling network, n-step targets inside sequences, value
+    rescaling, stored states with burn-in, and prioritised sequence replay. Targets are Munchausen's, or those of the paper's
+    double Q-learning.
 
     R2D2: Kapturowski et al. 2019, https://openreview.net/forum?id=r1lyTjAqYX. Double Q-learning: van Hasselt et al. 2016.
     Dueling: Wang et al. 2016. Prioritised replay: Schaul et al. 2016. Value rescaling: Pohlen et al. 2018. Exploration
@@ -115,9 +116,8 @@ class R2D2(RecurrentOffPolicyAlgorithm):
     :param exploration_ladder: (epsilon, alpha): environment i of N explores at the rate epsilon^(1 + alpha i / (N - 1)).
         Applies from 8 environments on, where the schedule above has no effect; None: the schedule, always
     :param munchausen_scale: how much of its log-probability under softmax(Q / temperature) is added to the reward of an
-        action. Policies then change little from one update to the next, and values of actions differ ten times as much (1 /
-        (1 - 0.9)): solved tasks are not lost to the noise of Q, see ``docs/steadiness.md``. 0: double Q-learning, as in R2D2's
-        paper
+        action, so that values of actions differ more than returns do, and policies change less from update to update: a solved
+        task is not lost to the noise of Q, see ``docs/steadiness.md``. 0: double Q-learning, as in R2D2's paper
     :param munchausen_temperature: temperature of that softmax, in units of learned returns, whose deviation
         ``reward_scale="auto"`` makes one. Default 0.01 (paper: 0.03, where rewards are between -1 and 1)
     :param settings: ``sequence_length`` (paper: 80 with its burn-in of 40), ``burn_in``, ``state_init``, ``refresh_states``,
@@ -207,11 +207,7 @@ class R2D2(RecurrentOffPolicyAlgorithm):
             exploration_final_eps=self.exploration_final_eps,
             munchausen_scale=self.munchausen_scale,
         )
-        if not self.munchausen_temperature > 0:
-            raise ValueError(
-                f"munchausen_temperature={self.munchausen_temperature} must be greater than 0; for plain Q-learning choose "
-                "munchausen_scale=0"
-            )
+        check_positive("(munchausen_scale=0 for plain Q-learning)", munchausen_temperature=self.munchausen_temperature)
         if self.exploration_ladder is not None:
             try:
                 epsilon, alpha = self.exploration_ladder
@@ -389,14 +385,13 @@ class R2D2(RecurrentOffPolicyAlgorithm):
         network chooses the next action, the target network values it.
         """
         q_values = self._from_learned_scale(self.q_net_target.q_values(self.q_net_target.encode(samples).latents))
-        rewards = samples.rewards + self._bonus(q_values[:-1], samples.actions.long())
         if self.munchausen_scale > 0:
             next_values = soft_maximum(q_values[1:], self.munchausen_temperature)
         else:
             next_values = q_values[1:].gather(-1, next_online_values.argmax(dim=-1, keepdim=True)).squeeze(-1)
-        return self._to_learned_scale(
-            n_step_targets(rewards, samples.terminated, samples.mask, next_values, self.gamma, self.n_steps)
-        )
+        targets = n_step_targets(samples.rewards, samples.terminated, samples.mask, next_values, self.gamma, self.n_steps)
+        # Of the first action alone: those that follow, random ones among them, are not what it is judged by
+        return self._to_learned_scale(targets + self._bonus(q_values[:-1], samples.actions.long()))
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_evaluation_epsilon_greedy", "_pending_step"]

@@ -49,7 +49,7 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
         16 solve Pendulum and CartPole too, at 1.3 to 1.5 times the cost, see ``benchmarks/results/defaults/tuning``
     :param tau: the soft update coefficient ("Polyak update", between 0 and 1). None: 0.3 for Discrete actions, 0.1 for Box
         ones, SB3's being 0.005. Values travel back one step of an episode in some 1 / tau updates, and there are fewer
-        updates. With 0.3 and Box actions Pendulum is not learned: the actor runs after the errors of a critic that
+        updates. With 0.3 and Box actions Pendulum is not learned: the actor exploits the errors of a critic that
         bootstraps from itself. See ``docs/settings.md``
     :param gamma: the discount factor
     :param train_freq: update the model every ``train_freq`` steps, or ``(n, "step")`` or ``(n, "episode")``

@@ -62,7 +62,7 @@ def n_step_targets(
 def soft_maximum(q_values: th.Tensor, temperature: float) -> th.Tensor:
     """
     The value of the policy softmax(Q / temperature), its entropy included (Vieillard et al. 2020,
-    https://arxiv.org/abs/2007.14430, appendix A.1):
+    https://arxiv.org/abs/2007.14430, section 2):
 
     .. math:: V = \\sum_a \\pi(a) (Q(a) - \\tau \\log \\pi(a)) = \\tau \\log \\sum_a \\exp(Q(a) / \\tau)
 
@@ -75,8 +75,8 @@ def soft_maximum(q_values: th.Tensor, temperature: float) -> th.Tensor:
 
 def munchausen_bonus(q_values: th.Tensor, actions: th.Tensor, temperature: float) -> th.Tensor:
     """
-    What is added to the reward of an action (Vieillard et al. 2020, eq. 1): the log-probability that softmax(Q / temperature)
-    gives to it, tau log pi(a) = Q(a) - V, cut at -1 as in the paper. It is 0 for the action that is the best beyond doubt.
+    What is added to the reward of an action (Vieillard et al. 2020, section 2): its log-probability under
+    softmax(Q / temperature), tau log pi(a) = Q(a) - V, cut at -1 as in the paper. It is 0 for a clearly best action.
 
     :param q_values: (..., n_actions)
     :param actions: those taken, (..., 1)

@@ -123,21 +123,11 @@ def latents_step_by_step(encoder: HistoryEncoder, samples: Any, state: CoreState
     return th.cat(latents)
 
 
-def n_step_target(
-    model: Any,
-    samples: Any,
-    row: int,
-    t: int,
-    next_value: Callable[[int], float],
-    bonus: Callable[[int], float] = lambda t: 0.0,
-) -> float:
-    """
-    The target of one step: no masks, no shifts (T5, T6). ``next_value`` is asked of the step after the last reward, ``bonus``
-    of each step before it.
-    """
+def n_step_target(model: Any, samples: Any, row: int, t: int, next_value: Callable[[int], float]) -> float:
+    """The target of one step: no masks, no shifts (T5, T6). ``next_value`` is asked of the step after the last reward."""
     target, discount = 0.0, 1.0
     for k in range(t, min(t + model.n_steps, int(samples.mask[:, row].sum()))):
-        target += discount * (samples.rewards[k, row].item() + bonus(k))
+        target += discount * samples.rewards[k, row].item()
         discount *= model.gamma
         if samples.terminated[k, row]:
             return target

@@ -90,7 +90,7 @@ def test_soft_values_are_those_of_a_softmax_policy(temperature: float) -> None:
         th.testing.assert_close(bonus, (temperature * log_policy[:, action]).clamp(min=-1.0))
 
 
-def test_the_best_action_beyond_doubt_has_no_bonus() -> None:
+def test_a_clearly_best_action_has_no_bonus() -> None:
     q_values = th.tensor([[5.0, 1.0, -7.0]])
     assert [munchausen_bonus(q_values, th.tensor([[action]]), 0.01).item() for action in range(3)] == [0.0, -1.0, -1.0]
     assert soft_maximum(q_values, 0.01).item() == 5.0

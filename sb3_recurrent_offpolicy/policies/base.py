@@ -31,7 +31,7 @@ from sb3_recurrent_offpolicy.type_aliases import CoreState, Memory, PolicyStep, 
 
 class RecurrentPolicy(BasePolicy):
     """
-    Networks with memory, slowly moving copies of some of them, and how to act: what all policies share.
+    Networks with memory, copies that follow some of them, and how to act: what all policies share.
 
     :param observation_space: observation space
     :param action_space: action space
@@ -59,7 +59,7 @@ class RecurrentPolicy(BasePolicy):
         0: the learned weights themselves
     """
 
-    # Each has a slowly moving copy, named NAME_target
+    # Each has a copy that follows it, named NAME_target
     networks_with_target: ClassVar[tuple[str, ...]]
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Networks that follow others slowly: targets to bootstrap from, and the average that ``predict`` acts with."""
+"""Networks that follow others: targets to bootstrap from, and the average that ``predict`` acts with."""
 
 import copy
 from collections.abc import Sequence
