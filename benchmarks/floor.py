@@ -96,11 +96,11 @@ FLOORS: dict[type[RecurrentOffPolicyAlgorithm], Floor] = {
             Heads(2, "critic", False, True),
         ),
     ),
-    # The online network chooses the actions that the target values
+    # The target values what was done and what comes after it
     R2D2: Floor(
         1,
         (Memories(1, 1, False), Memories(1, 1, True)),
-        tuple(Heads(1, kind, trained, trained, int(trained)) for kind in ("value", "advantages") for trained in (False, True)),
+        tuple(Heads(1, kind, trained, trained, 1) for kind in ("value", "advantages") for trained in (False, True)),
     ),
 }
 
