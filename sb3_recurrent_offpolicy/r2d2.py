@@ -116,8 +116,8 @@ class R2D2(RecurrentOffPolicyAlgorithm):
     :param exploration_ladder: (epsilon, alpha): environment i of N explores at the rate epsilon^(1 + alpha i / (N - 1)).
         Applies from 8 environments on, where the schedule above has no effect; None: the schedule, always
     :param munchausen_scale: how much of its log-probability under softmax(Q / temperature) is added to the reward of an
-        action, so that values of actions differ more than returns do, and policies change less from update to update: a solved
-        task is not lost to the noise of Q, see ``docs/steadiness.md``. 0: double Q-learning, as in R2D2's paper
+        action, so that values of actions differ more than returns do, and policies change less from update to update: solved
+        tasks are lost less often to the noise of Q, see ``docs/steadiness.md``. 0: double Q-learning, as in R2D2's paper
     :param munchausen_temperature: temperature of that softmax, in units of learned returns, whose deviation
         ``reward_scale="auto"`` makes one. Default 0.01 (paper: 0.03, where rewards are between -1 and 1)
     :param settings: ``sequence_length`` (paper: 80 with its burn-in of 40), ``burn_in``, ``state_init``, ``refresh_states``,
