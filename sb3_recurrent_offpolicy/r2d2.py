@@ -305,14 +305,14 @@ class R2D2(RecurrentOffPolicyAlgorithm):
         q_values = th.as_tensor(self.behavior.staged.policy_step.q_values)
         actions = th.as_tensor(buffer_action.reshape(-1, 1), dtype=th.long)
         returns = self._from_learned_scale(q_values)
-        soft = self.munchausen_scale > 0
-        values = soft_maximum(returns, self.munchausen_temperature) if soft else returns.max(dim=-1).values
+        values = self._state_values(returns)
         ring = self.replay_buffer.rings[0]
         # A buffer that was reset meanwhile does not hold the step
         if self._pending_step is not None and self._pending_step.n_added == ring.n_added:
             self.replay_buffer.set_newest_errors(self._errors_of(self._pending_step, values)[None])
         super()._store_own_step(replay_buffer, buffer_action, new_obs, reward, dones, infos)
-        taken, bonus = q_values.gather(-1, actions).squeeze(-1).numpy(), self._bonus(returns, actions)
+        taken = q_values.gather(-1, actions).squeeze(-1).numpy()
+        bonus = self.munchausen_scale * munchausen_bonus(returns, values, actions)
         self._pending_step = _PendingStep(ring.n_added, taken, values, bonus, reward.astype(np.float32))
 
     def _errors_of(self, step: _PendingStep, next_values: th.Tensor) -> np.ndarray:
@@ -327,9 +327,11 @@ class R2D2(RecurrentOffPolicyAlgorithm):
         targets = self._to_learned_scale(rewards + self.gamma * th.as_tensor(~terminated) * next_values)
         return np.abs(targets.numpy() - step.q_values)
 
-    def _bonus(self, q_values: th.Tensor, actions: th.Tensor) -> th.Tensor:
-        """What is added to the rewards of actions, (..., 1), given values of all actions as returns, (..., n_actions)."""
-        return self.munchausen_scale * munchausen_bonus(q_values, actions, self.munchausen_temperature)
+    def _state_values(self, q_values: th.Tensor) -> th.Tensor:
+        """What observations are worth, (...), given values of all actions as returns, (..., n_actions)."""
+        if self.munchausen_scale > 0:
+            return soft_maximum(q_values, self.munchausen_temperature)
+        return q_values.max(dim=-1).values
 
     def _to_learned_scale(self, values: th.Tensor) -> th.Tensor:
         return rescale_values(values) if self.value_rescaling else values
@@ -385,13 +387,14 @@ class R2D2(RecurrentOffPolicyAlgorithm):
         network chooses the next action, the target network values it.
         """
         q_values = self._from_learned_scale(self.q_net_target.q_values(self.q_net_target.encode(samples).latents))
-        if self.munchausen_scale > 0:
-            next_values = soft_maximum(q_values[1:], self.munchausen_temperature)
-        else:
+        values = self._state_values(q_values)
+        next_values = values[1:]
+        if self.munchausen_scale == 0:
             next_values = q_values[1:].gather(-1, next_online_values.argmax(dim=-1, keepdim=True)).squeeze(-1)
         targets = n_step_targets(samples.rewards, samples.terminated, samples.mask, next_values, self.gamma, self.n_steps)
         # Of the first action alone: those that follow, random ones among them, are not what it is judged by
-        return self._to_learned_scale(targets + self._bonus(q_values[:-1], samples.actions.long()))
+        bonus = munchausen_bonus(q_values[:-1], values[:-1], samples.actions.long())
+        return self._to_learned_scale(targets + self.munchausen_scale * bonus)
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_evaluation_epsilon_greedy", "_pending_step"]

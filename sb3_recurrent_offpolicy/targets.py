@@ -73,18 +73,17 @@ def soft_maximum(q_values: th.Tensor, temperature: float) -> th.Tensor:
     return temperature * th.logsumexp(q_values / temperature, dim=-1)
 
 
-def munchausen_bonus(q_values: th.Tensor, actions: th.Tensor, temperature: float) -> th.Tensor:
+def munchausen_bonus(q_values: th.Tensor, values: th.Tensor, actions: th.Tensor) -> th.Tensor:
     """
     What is added to the reward of an action (Vieillard et al. 2020, section 2): its log-probability under
     softmax(Q / temperature), tau log pi(a) = Q(a) - V, cut at -1 as in the paper. It is 0 for a clearly best action.
 
     :param q_values: (..., n_actions)
+    :param values: V, their :func:`soft_maximum`, (...)
     :param actions: those taken, (..., 1)
-    :param temperature: tau, in units of the values
     :return: (...), between -1 and 0
     """
-    taken = q_values.gather(-1, actions).squeeze(-1)
-    return (taken - soft_maximum(q_values, temperature)).clamp(-1.0, 0.0)
+    return (q_values.gather(-1, actions).squeeze(-1) - values).clamp(-1.0, 0.0)
 
 
 def rescale_values(values: th.Tensor, epsilon: float = 1e-3) -> th.Tensor:

@@ -86,11 +86,12 @@ def test_soft_values_are_those_of_a_softmax_policy(temperature: float) -> None:
     expected = (policy * (q_values - temperature * log_policy)).sum(dim=-1)
     th.testing.assert_close(soft_maximum(q_values, temperature), expected)
     for action in range(3):
-        bonus = munchausen_bonus(q_values, th.full((51, 1), action), temperature)
+        bonus = munchausen_bonus(q_values, soft_maximum(q_values, temperature), th.full((51, 1), action))
         th.testing.assert_close(bonus, (temperature * log_policy[:, action]).clamp(min=-1.0))
 
 
 def test_a_clearly_best_action_has_no_bonus() -> None:
     q_values = th.tensor([[5.0, 1.0, -7.0]])
-    assert [munchausen_bonus(q_values, th.tensor([[action]]), 0.01).item() for action in range(3)] == [0.0, -1.0, -1.0]
-    assert soft_maximum(q_values, 0.01).item() == 5.0
+    values = soft_maximum(q_values, 0.01)
+    assert [munchausen_bonus(q_values, values, th.tensor([[action]])).item() for action in range(3)] == [0.0, -1.0, -1.0]
+    assert values.item() == 5.0
