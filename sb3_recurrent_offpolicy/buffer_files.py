@@ -9,7 +9,7 @@ import numpy as np
 
 from sb3_recurrent_offpolicy.blocks import RingBlock
 from sb3_recurrent_offpolicy.buffers import RecurrentSequenceReplayBuffer
-from sb3_recurrent_offpolicy.files import check_seal, read_array, sealed_archive, write_arrays, written_aside
+from sb3_recurrent_offpolicy.files import array_names, check_seal, read_array, sealed_archive, write_arrays, written_aside
 from sb3_recurrent_offpolicy.plain import to_plain
 from sb3_recurrent_offpolicy.segments import (
     read_head,
@@ -142,7 +142,7 @@ def load_buffer(buffer: RecurrentSequenceReplayBuffer, file: Any) -> None:
         if numbers["format"] != FORMAT:
             raise ValueError(f"it holds a {numbers['format']!r}, not a {FORMAT!r}")
         check_fits(numbers, buffer)
-        names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+        names = array_names(archive)
         heads = {name: read_array(archive, name) for name in names if not name.startswith("steps.")}
         restore_buffer_head(buffer, numbers, heads)
         by_segment: dict[str, list[str]] = {}

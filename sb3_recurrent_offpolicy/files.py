@@ -121,6 +121,14 @@ def write_arrays(archive: zipfile.ZipFile, arrays: Mapping[str, np.ndarray]) -> 
             np.lib.format.write_array(entry, np.asanyarray(array), allow_pickle=False)
 
 
+def array_names(archive: zipfile.ZipFile) -> list[str]:
+    """
+    :param archive: written with :func:`write_arrays`
+    :return: names of the arrays in it
+    """
+    return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+
+
 def read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
     """
     :param archive: written with :func:`write_arrays`

@@ -24,7 +24,15 @@ import torch as th
 
 from sb3_recurrent_offpolicy import exact_pickle
 from sb3_recurrent_offpolicy.buffer_files import check_fits, read_buffer_head, restore_buffer_head
-from sb3_recurrent_offpolicy.files import check_seal, read_array, reading, sealed_archive, write_arrays, written_aside
+from sb3_recurrent_offpolicy.files import (
+    array_names,
+    check_seal,
+    read_array,
+    reading,
+    sealed_archive,
+    write_arrays,
+    written_aside,
+)
 from sb3_recurrent_offpolicy.segments import read_states, read_steps, segment_length, segments, write_states, write_steps
 from sb3_recurrent_offpolicy.storage import StepRing
 
@@ -68,8 +76,7 @@ def _read_file(folder: Path, name: str, read: Callable[[zipfile.ZipFile], Any]) 
 
 
 def _arrays(archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
-    names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
-    return {name: read_array(archive, name) for name in names}
+    return {name: read_array(archive, name) for name in array_names(archive)}
 
 
 def _checksum(manifest: dict[str, Any]) -> str:
