@@ -46,16 +46,13 @@ class RayTransport:
         self._class = self._ray.remote(num_cpus=cpus_per_actor, max_restarts=0, max_task_retries=0)(actor_class)
         self._contract, self._seed = self._ray.put(contract), seed
         self._n_begun = [0] * contract.n_actors
-        self.actors: list[Any] = [None] * contract.n_actors
-        self._is_ready: list[Any] = [None] * contract.n_actors
-        for index in range(contract.n_actors):
-            self._begin(index)
+        self.actors = [self._begin(index) for index in range(contract.n_actors)]
+        self._begun = [actor.__ray_ready__.remote() for actor in self.actors]
 
-    def _begin(self, index: int) -> None:
+    def _begin(self, index: int) -> Any:
         seed = np.random.SeedSequence([self._seed, index, self._n_begun[index]]).generate_state(1)
         self._n_begun[index] += 1
-        self.actors[index] = self._class.remote(self._contract, index, int(seed[0]))
-        self._is_ready[index] = self.actors[index].__ray_ready__.remote()
+        return self._class.remote(self._contract, index, int(seed[0]))
 
     def publish(self, weights: Weights) -> Any:
         return self._ray.put(weights)
@@ -76,11 +73,12 @@ class RayTransport:
             raise ActorLostError(str(error).strip().splitlines()[0]) from error
 
     def is_running(self, actor: int) -> bool:
-        return bool(self._ray.wait([self._is_ready[actor]], timeout=0)[0])
+        return bool(self._ray.wait([self._begun[actor]], timeout=0)[0])
 
     def replace(self, actor: int) -> None:
         self._ray.kill(self.actors[actor])
-        self._begin(actor)
+        self.actors[actor] = self._begin(actor)
+        self._begun[actor] = self.actors[actor].__ray_ready__.remote()
 
     def close(self) -> None:
         """End all actors."""
