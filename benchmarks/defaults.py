@@ -105,6 +105,7 @@ ROUNDS = {
     "target_network": "Unless stated: `tau=0.01`, for `RecurrentSAC` `n_steps=1`, and for `R2D2` `n_steps=5`, "
     "`learning_rate=3e-4`, `max_grad_norm=40`, `exploration_final_eps=0.01`.",
     "munchausen": "Unless stated: today's defaults. All rounds before are of `munchausen_scale=0`.",
+    "high_control_rate": "Unless stated: today's defaults. LunarLander is scored every 100,000 steps.",
 }
 # Without memory, by algorithm
 STACKED = {
