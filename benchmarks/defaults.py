@@ -57,6 +57,11 @@ class Cell(NamedTuple):
     published: str = ""
     settings: tuple[str, ...] = ()
 
+    @property
+    def registered(self) -> bool:
+        """Whether the task is the one that its id stands for, so that results of tuned entries and of others compare."""
+        return not any(setting.startswith("env_kwargs") for setting in self.settings)
+
 
 def _cue(steps_back: int, n_timesteps: int) -> Cell:
     settings = (f"env_kwargs.memory_length={steps_back}",)
@@ -92,6 +97,14 @@ CELLS = {
     "R2D2, cue 40 back": _cue(40, 300_000),
     "SAC, HiddenWindReach": Cell("recurrent_sac", "HiddenWindReach-v0", "wind", 320_000),
     "SAC, LunarLanderContinuousNoVel": Cell("recurrent_sac", "LunarLanderContinuousNoVel-v3", "velocities", 500_000),
+    # As its tuned entry has it: what is left between them are the parameters
+    "SAC, LunarLanderContinuousNoVel, actions kept for 4 steps": Cell(
+        "recurrent_sac",
+        "LunarLanderContinuousNoVel-v3",
+        "velocities (actions are kept for 4 steps)",
+        125_000,
+        settings=("env_wrapper=rl_zoo3.wrappers.FrameSkip",),
+    ),
     "R2D2, LunarLanderNoVel": Cell("r2d2", "LunarLanderNoVel-v3", "velocities", 400_000),
     "TD3, HiddenWindReach": Cell("recurrent_td3", "HiddenWindReach-v0", "wind", 320_000),
 }
@@ -154,7 +167,7 @@ def rows_of(name: str) -> list[list[str]]:
     :return: rows of the table, one for each number of environments
     """
     cell = CELLS[name]
-    tuned = results_of(RESULTS / cell.env_id).get(cell.algo, []) if not cell.settings else []
+    tuned = results_of(RESULTS / cell.env_id).get(cell.algo, []) if cell.registered else []
     found = results_of(FOLDER / cell.env_id)
     known = [result for runs in (*results_of(RESULTS / cell.env_id).values(), *found.values()) for result in runs]
     rows = []
@@ -260,8 +273,7 @@ def readme_table() -> list[str]:
         ours = [found.get(" ".join([cell.algo, *settings_of(cell, n_envs)]), []) for n_envs in N_ENVS]
         if not any(ours):
             continue
-        # Of the registered task, without arguments
-        others = results_of(RESULTS / cell.env_id) if not cell.settings else {}
+        others = results_of(RESULTS / cell.env_id) if cell.registered else {}
         stacked = [others[algo] for algo in others if "frame_stack" in algo and algo.split()[0] in STACKED[cell.algo]]
         compared = (stacked[0] if stacked else [], others.get("recurrent_ppo", []))
         zeroed = max(result["mean_with_memory_zeroed"] for results in ours for result in results)
