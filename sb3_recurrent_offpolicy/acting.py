@@ -148,7 +148,9 @@ class BehaviorPolicy:
         self.epsilon_greedy = epsilon_greedy
         # Probability of a random action of each environment
         self.exploration_rates: np.ndarray | float = 0.0
+        # Added to actions, and in place of the standard normal numbers that a policy would sample them with
         self.action_noise: ActionNoise | None = None
+        self.policy_noise: ActionNoise | None = None
         # Gymnasium has no shape for Dict and Tuple alone
         self._shape = (n_envs, *policy.action_space.shape)  # type: ignore[misc]
         self._threads = Threads(policy.acting_network, n_envs)
@@ -197,8 +199,9 @@ class BehaviorPolicy:
         :param warm_up: act at random. The policy is asked all the same: steps are replayed with the memory they were made with
         :return: actions as the environments take them, and as the replay buffer stores them, (n_envs, *action) each
         """
+        numbers = None if self.policy_noise is None else self.policy_noise()
         with self._threads:
-            step = self.policy.act(observations, self._state, self._previous_actions, episode_starts)
+            step = self.policy.act(observations, self._state, self._previous_actions, episode_starts, numbers)
         actions = step.actions.reshape(self._shape)
         if self.epsilon_greedy is not None:
             actions = self.epsilon_greedy(actions, self.exploration_rates)

@@ -21,10 +21,11 @@ from sb3_recurrent_offpolicy.buffers import RecurrentSequenceReplayBuffer
 from sb3_recurrent_offpolicy.checks import check_actions, check_integers, check_numbers, check_positive, check_switches
 from sb3_recurrent_offpolicy.collecting import CollectingAlgorithm
 from sb3_recurrent_offpolicy.diagnostics import state_staleness
+from sb3_recurrent_offpolicy.noise import PinkActionNoise
 from sb3_recurrent_offpolicy.optimizing import keep_freed_memory, latest_norms, minimize, take_n_refused
 from sb3_recurrent_offpolicy.policies import POLICY_NAMES, RecurrentPolicy, check_policy_name, named_policy_kwargs
 from sb3_recurrent_offpolicy.rewards import RewardNormalizer
-from sb3_recurrent_offpolicy.settings import MaxGradNorm, RecurrentSettings, signature_with_settings
+from sb3_recurrent_offpolicy.settings import MaxGradNorm, NoiseColor, RecurrentSettings, signature_with_settings
 from sb3_recurrent_offpolicy.stepping import check_alive
 from sb3_recurrent_offpolicy.type_aliases import Encoded, RecurrentSequenceSamples, RNNStates
 
@@ -57,6 +58,13 @@ class RecurrentOffPolicyAlgorithm(CollectingAlgorithm):
     :param max_grad_norm: clip the gradients of each optimizer to this norm, None not to. "auto" clips them to the running
         median of their norm, see ``docs/steadiness.md``
 
+    Algorithms with Box actions have one more:
+
+    :param noise_color: of the noise that explores. "pink" (default) changes in part at every step and in part slowly, and
+        leads further than "white", which changes at every step, see :class:`~sb3_recurrent_offpolicy.noise.PinkActionNoise`.
+        ``RecurrentSAC`` and ``RecurrentTQC`` sample actions with it while they collect, unless by gSDE or among Discrete
+        actions; updates and ``predict`` draw as the policy says. A number as ``action_noise`` is the deviation of such noise
+
     ``batch_size`` counts *sequences*: an update learns from up to ``batch_size * sequence_length`` steps. The ``n_steps``
     before the bootstrap are counted inside a sequence (see ``targets.n_step_targets``).
 
@@ -85,6 +93,8 @@ class RecurrentOffPolicyAlgorithm(CollectingAlgorithm):
     sequence_length: int | None
     burn_in: int
     max_grad_norm: MaxGradNorm
+    # A setting of the algorithms with Box actions only
+    noise_color: NoiseColor = "white"
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
@@ -169,12 +179,15 @@ class RecurrentOffPolicyAlgorithm(CollectingAlgorithm):
         check_actions(self.action_space, self.action_noise)
         if isinstance(self.action_noise, (int, float, np.number)):
             check_numbers(0, action_noise=self.action_noise)
+        if self.noise_color not in ("pink", "white"):
+            raise ValueError(f"noise_color={self.noise_color!r} is not known: choose 'pink' or 'white'")
 
     def _setup_model(self) -> None:
         self._check_settings()
         if isinstance(self.action_noise, (int, float, np.number)):
             deviations = np.full(get_action_dim(self.action_space), self.action_noise)
-            self.action_noise = NormalActionNoise(np.zeros_like(deviations), deviations)
+            kind = PinkActionNoise if self.noise_color == "pink" else NormalActionNoise
+            self.action_noise = kind(np.zeros_like(deviations), deviations)
         if self.optimize_memory_usage:
             warnings.warn("optimize_memory_usage=True has no effect: observations are always stored once. Leave it out.")
             # Otherwise SB3 looks for arrays that our replay buffer has not

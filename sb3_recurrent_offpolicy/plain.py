@@ -15,6 +15,8 @@ from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckA
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
 
+from sb3_recurrent_offpolicy.noise import PinkActionNoise
+
 # Packages whose classes a file may name. They are looked up among what is imported, never imported
 _KNOWN_PACKAGES = ("torch.nn", "torch.optim", "stable_baselines3", "sb3_recurrent_offpolicy")
 
@@ -52,6 +54,7 @@ _FORMS: dict[type, tuple[Callable[[Any], dict[str, Any]], Callable[..., Any]]] =
     ),
     spaces.Dict: (lambda space: {"spaces": dict(space.spaces)}, spaces.Dict),
     NormalActionNoise: (lambda noise: {"mean": noise._mu, "sigma": noise._sigma}, NormalActionNoise),
+    PinkActionNoise: (lambda noise: {"mean": noise._mu, "sigma": noise._sigma}, PinkActionNoise),
     OrnsteinUhlenbeckActionNoise: (
         lambda noise: {
             "mean": noise._mu,

@@ -14,9 +14,10 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule, TensorDict
 
 from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
 from sb3_recurrent_offpolicy.networks import CategoricalActor, RecurrentCritic, SquashedGaussianActor
+from sb3_recurrent_offpolicy.noise import PinkActionNoise
 from sb3_recurrent_offpolicy.optimizing import FusedAdam, step_if_finite
 from sb3_recurrent_offpolicy.policies import RecurrentSACPolicy
-from sb3_recurrent_offpolicy.settings import RecurrentSettings, Unpack, passed_on
+from sb3_recurrent_offpolicy.settings import ExploringSettings, Unpack, passed_on
 from sb3_recurrent_offpolicy.targets import masked_mean, mean_item, n_step_targets
 from sb3_recurrent_offpolicy.type_aliases import ActionLogProbs, Encoded, RecurrentSequenceSamples
 
@@ -55,8 +56,8 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
     :param train_freq: update the model every ``train_freq`` steps, or ``(n, "step")`` or ``(n, "episode")``
     :param gradient_steps: how many updates after each rollout, or ``-n``: one for every n steps that all environments together
         have made. Default -4, so that learning does not depend on the number of environments; -1 is as in SB3
-    :param action_noise: noise added to Box actions, for hard exploration problems; a number is the standard deviation of
-        Gaussian noise, actions reaching from -1 to 1
+    :param action_noise: noise added to Box actions, besides that of the policy; a number is the standard deviation of
+        Gaussian noise of ``noise_color``, actions reaching from -1 to 1
     :param replay_buffer_class: a subclass of RecurrentSequenceReplayBuffer
     :param replay_buffer_kwargs: keyword arguments to pass to the replay buffer on creation, e.g. ``stride``
     :param optimize_memory_usage: without effect, observations are always stored once
@@ -81,7 +82,8 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
     :param seed: seed for the pseudo random generators
     :param device: device (cpu, cuda, ...) on which the code should be run
     :param settings: ``sequence_length``, ``burn_in``, ``state_init``, ``refresh_states``, ``reward_scale``,
-        ``overlap_updates``, ``max_grad_norm``, see :class:`~sb3_recurrent_offpolicy.algorithm.RecurrentOffPolicyAlgorithm`
+        ``overlap_updates``, ``max_grad_norm``, ``noise_color``, see
+        :class:`~sb3_recurrent_offpolicy.algorithm.RecurrentOffPolicyAlgorithm`
     :param _init_setup_model: whether or not to build the network at the creation of the instance
     :raises ValueError: if ``ent_coef`` or ``target_entropy`` is neither a number nor "auto" with an optional number, or
         ``target_entropy`` is more than the actions can have
@@ -90,6 +92,7 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
     policy_type = RecurrentSACPolicy
     known_action_spaces: ClassVar[tuple[type[spaces.Space], ...]] = (spaces.Box, spaces.Discrete)
     count_parameters = (*RecurrentOffPolicyAlgorithm.count_parameters, "target_update_interval")
+    default_settings: ClassVar[ExploringSettings] = {**RecurrentOffPolicyAlgorithm.default_settings, "noise_color": "pink"}
 
     policy: RecurrentSACPolicy
     actor: SquashedGaussianActor | CategoricalActor
@@ -126,7 +129,7 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
         seed: int | None = None,
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
-        **settings: Unpack[RecurrentSettings],
+        **settings: Unpack[ExploringSettings],
     ):
         shared = passed_on(locals(), "ent_coef", "target_update_interval", "target_entropy")
         super().__init__(**shared, supported_action_spaces=self.known_action_spaces)
@@ -164,6 +167,13 @@ class RecurrentSAC(RecurrentOffPolicyAlgorithm):
             self.ent_coef_optimizer = FusedAdam([self.log_ent_coef], lr=self.lr_schedule(1))
         else:
             self.ent_coef_tensor = th.tensor(initial_value, device=self.device)
+
+    def _seed_generators(self, seed: int) -> None:
+        super()._seed_generators(seed)
+        if self.noise_color == "pink" and isinstance(self.action_space, spaces.Box) and not self.use_sde:
+            shape = (self.n_envs, get_action_dim(self.action_space))
+            generator = np.random.default_rng([1, seed])
+            self.behavior.policy_noise = PinkActionNoise(np.zeros(shape), np.ones(shape), generator=generator)
 
     def set_parameters(
         self, load_path_or_dict: str | TensorDict, exact_match: bool = True, device: th.device | str = "auto"

@@ -6,11 +6,12 @@ from typing import Any, Literal, TypedDict
 
 from typing_extensions import Unpack
 
-__all__ = ["RecurrentSettings", "ReplaySettings", "Unpack", "passed_on", "signature_with_settings"]
+__all__ = ["ExploringSettings", "RecurrentSettings", "ReplaySettings", "Unpack", "passed_on", "signature_with_settings"]
 
 
 # See RecurrentOffPolicyAlgorithm
 MaxGradNorm = float | Literal["auto"] | None
+NoiseColor = Literal["pink", "white"]
 
 
 class ReplaySettings(TypedDict, total=False):
@@ -31,6 +32,12 @@ class RecurrentSettings(ReplaySettings, total=False):
     """As :class:`ReplaySettings`, for algorithms whose counterpart in SB3 does not clip gradients."""
 
     max_grad_norm: MaxGradNorm
+
+
+class ExploringSettings(RecurrentSettings, total=False):
+    """As :class:`RecurrentSettings`, for algorithms that explore by noise on actions."""
+
+    noise_color: NoiseColor
 
 
 def passed_on(arguments: Mapping[str, Any], *own: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """RecurrentTD3: target smoothing, delayed actor, clipped double Q-learning, with memory."""
 
 from functools import reduce
-from typing import Any
+from typing import Any, ClassVar
 
 import torch as th
 from gymnasium import spaces
@@ -13,7 +13,7 @@ from sb3_recurrent_offpolicy.algorithm import RecurrentOffPolicyAlgorithm
 from sb3_recurrent_offpolicy.checks import check_numbers
 from sb3_recurrent_offpolicy.networks import DeterministicActor, RecurrentContinuousCritic
 from sb3_recurrent_offpolicy.policies import RecurrentTD3Policy
-from sb3_recurrent_offpolicy.settings import RecurrentSettings, Unpack, passed_on
+from sb3_recurrent_offpolicy.settings import ExploringSettings, Unpack, passed_on
 from sb3_recurrent_offpolicy.targets import masked_mean, mean_item, n_step_targets
 from sb3_recurrent_offpolicy.type_aliases import Encoded, RecurrentSequenceSamples
 
@@ -42,7 +42,8 @@ class RecurrentTD3(RecurrentOffPolicyAlgorithm):
     :param gradient_steps: how many updates after each rollout, or ``-n``: one for every n steps that all environments together
         have made. Default -2, so that learning does not depend on the number of environments; -1 is as in SB3
     :param action_noise: the action noise; a deterministic policy explores by nothing else. A number is the standard deviation
-        of Gaussian noise, actions reaching from -1 to 1. Default 0.1, the paper's (SB3: none, and nothing new is tried)
+        of Gaussian noise of ``noise_color``, actions reaching from -1 to 1. Default 0.3: with 0.1, the paper's, a car without
+        velocity never left its valley (SB3: none, and nothing new is tried)
     :param replay_buffer_class: a subclass of RecurrentSequenceReplayBuffer
     :param replay_buffer_kwargs: keyword arguments to pass to the replay buffer on creation, e.g. ``stride``
     :param optimize_memory_usage: without effect, observations are always stored once
@@ -60,13 +61,15 @@ class RecurrentTD3(RecurrentOffPolicyAlgorithm):
     :param preactivation_penalty: weight of the squared pre-tanh action in the actor loss. Without it the actor is prone to
         saturate: stuck at the bounds of the action space, where tanh passes no gradient. 0 is the actor loss of the paper
     :param settings: ``sequence_length``, ``burn_in``, ``state_init``, ``refresh_states``, ``reward_scale``,
-        ``overlap_updates``, ``max_grad_norm``, see :class:`~sb3_recurrent_offpolicy.algorithm.RecurrentOffPolicyAlgorithm`
+        ``overlap_updates``, ``max_grad_norm``, ``noise_color``, see
+        :class:`~sb3_recurrent_offpolicy.algorithm.RecurrentOffPolicyAlgorithm`
     :param _init_setup_model: whether or not to build the network at the creation of the instance
     """
 
     policy_type = RecurrentTD3Policy
     network_names = ("actor", "actor_target", "critic", "critic_target")
     count_parameters = (*RecurrentOffPolicyAlgorithm.count_parameters, "policy_delay")
+    default_settings: ClassVar[ExploringSettings] = {**RecurrentOffPolicyAlgorithm.default_settings, "noise_color": "pink"}
 
     policy: RecurrentTD3Policy
     actor: DeterministicActor
@@ -86,7 +89,7 @@ class RecurrentTD3(RecurrentOffPolicyAlgorithm):
         gamma: float = 0.99,
         train_freq: int | tuple[int, str] = 1,
         gradient_steps: int = -2,
-        action_noise: ActionNoise | float | None = 0.1,
+        action_noise: ActionNoise | float | None = 0.3,
         replay_buffer_class: type[ReplayBuffer] | None = None,
         replay_buffer_kwargs: dict[str, Any] | None = None,
         optimize_memory_usage: bool = False,
@@ -102,7 +105,7 @@ class RecurrentTD3(RecurrentOffPolicyAlgorithm):
         device: th.device | str = "auto",
         preactivation_penalty: float = 0.002,
         _init_setup_model: bool = True,
-        **settings: Unpack[RecurrentSettings],
+        **settings: Unpack[ExploringSettings],
     ):
         shared = passed_on(locals(), "policy_delay", "target_policy_noise", "target_noise_clip", "preactivation_penalty")
         super().__init__(**shared, sde_support=False, supported_action_spaces=(spaces.Box,))

@@ -12,7 +12,7 @@ from sb3_recurrent_offpolicy.checks import check_integers
 from sb3_recurrent_offpolicy.networks import HistoryEncoder, RecurrentContinuousCritic, RecurrentCritic
 from sb3_recurrent_offpolicy.policies import RecurrentSACPolicy
 from sb3_recurrent_offpolicy.sac import RecurrentSAC
-from sb3_recurrent_offpolicy.settings import RecurrentSettings, Unpack, passed_on
+from sb3_recurrent_offpolicy.settings import ExploringSettings, Unpack, passed_on
 from sb3_recurrent_offpolicy.targets import masked_mean, n_step_targets
 from sb3_recurrent_offpolicy.type_aliases import ActionLogProbs, Encoded, RecurrentSequenceSamples
 
@@ -84,7 +84,7 @@ class RecurrentTQC(RecurrentSAC):
         seed: int | None = None,
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
-        **settings: Unpack[RecurrentSettings],
+        **settings: Unpack[ExploringSettings],
     ):
         super().__init__(**passed_on(locals(), "top_quantiles_to_drop_per_net"), _init_setup_model=False)
         self.top_quantiles_to_drop_per_net = top_quantiles_to_drop_per_net

@@ -100,17 +100,11 @@ def sample_recurrent_td3_params(
     :param additional_args: what RL Zoo tells about hindsight replay, which recurrent replay excludes
     :return: keyword arguments of the algorithm
     """
-    from stable_baselines3.common.noise import NormalActionNoise
-
     _suggest_shared(trial)
     trial.suggest_float("tau", 0.002, 0.2, log=True)
     trial.suggest_float("preactivation_penalty", 1e-4, 0.1, log=True)
-    noise_std = trial.suggest_float("noise_std", 0.05, 0.5)
-
-    hyperparams = convert_recurrent_params(trial.params)
-    del hyperparams["noise_type"], hyperparams["noise_std"]
-    hyperparams["action_noise"] = NormalActionNoise([0.0] * n_actions, [noise_std] * n_actions)  # type: ignore[arg-type]
-    return hyperparams
+    trial.suggest_float("action_noise", 0.05, 1.0, log=True)
+    return convert_recurrent_params(trial.params)
 
 
 def sample_recurrent_sac_params(
@@ -188,8 +182,6 @@ def convert_recurrent_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     hyperparams["batch_size"] = 2 ** hyperparams.pop("batch_size_pow")
     hyperparams["sequence_length"] = 2 ** hyperparams.pop("sequence_length_pow")
     hyperparams["burn_in"] = int(hyperparams.pop("burn_in_fraction") * hyperparams["sequence_length"])
-    if "noise_std" in hyperparams:
-        hyperparams["noise_type"] = "normal"
     hyperparams["policy_kwargs"] = {
         "lstm_hidden_size": 2 ** hyperparams.pop("lstm_hidden_size_pow"),
         "memory_lr_scale": hyperparams.pop("memory_lr_scale"),

@@ -134,7 +134,7 @@ class DrawsNumbers(BaseCallback):
         return True
 
 
-# SB3 draws action noise from NumPy's global generator, and actions of a stochastic policy from PyTorch's
+# SB3 draws action noise from NumPy's global generator, and updates of a stochastic policy draw from PyTorch's
 @pytest.mark.parametrize(
     ("algorithm", "kwargs", "torch_too"),
     [

@@ -22,9 +22,9 @@ def deviations(model: Any) -> np.ndarray:
 @pytest.mark.parametrize("shape", [(), (2, 3)])
 @pytest.mark.parametrize("n_envs", [1, 3])
 def test_deviation(shape: tuple[int, ...], n_envs: int) -> None:
-    """Of what is stored from what the policy would do, each number by itself."""
+    """Of what is stored from what the policy would do, each number by itself. The color is tested in test_noise."""
     env = random_envs(n_envs, action_space=spaces.Box(-2.0, 6.0, shape, np.float32))
-    model = model_on(env, action_noise=0.1, learning_starts=0, gradient_steps=0).learn(400 * n_envs)
+    model = model_on(env, action_noise=0.1, noise_color="white", learning_starts=0, gradient_steps=0).learn(400 * n_envs)
     ring = model.replay_buffer.rings[0]
     actions = ring.actions[:300]
     executed = model.policy.unscale_action(actions.reshape(300, n_envs, *shape))
@@ -39,7 +39,7 @@ def test_deviation(shape: tuple[int, ...], n_envs: int) -> None:
 
 def test_defaults() -> None:
     for algorithm in (RecurrentTD3, RecurrentDDPG):
-        np.testing.assert_array_equal(deviations(model_on(random_envs(1), algorithm)), [0.1, 0.1, 0.1])
+        np.testing.assert_array_equal(deviations(model_on(random_envs(1), algorithm)), [0.3, 0.3, 0.3])
         assert model_on(random_envs(1), algorithm, action_noise=None).action_noise is None
     assert model_on(random_envs(1), RecurrentSAC).action_noise is None
     given = NormalActionNoise(np.zeros(3), np.ones(3))

@@ -26,6 +26,7 @@ from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, Line
 
 from sb3_recurrent_offpolicy import R2D2, RecurrentSAC, RecurrentTD3, files, segments
 from sb3_recurrent_offpolicy.buffer_files import load_buffer, save_buffer
+from sb3_recurrent_offpolicy.noise import PinkActionNoise
 from sb3_recurrent_offpolicy.plain import NotPlainError, from_plain, to_plain
 from tests.envs import PARTS, RandomEnv
 from tests.recorder import make_buffer
@@ -371,7 +372,8 @@ def test_schedules_come_back(value: Any) -> None:
 
 def test_action_noise_comes_back() -> None:
     walk = OrnsteinUhlenbeckActionNoise(np.zeros(2), np.ones(2), theta=0.3)
-    for value in (NormalActionNoise(np.zeros(2), 0.3 * np.ones(2)), walk, VectorizedActionNoise(walk, 3)):
+    plain = [kind(np.zeros(2), 0.3 * np.ones(2)) for kind in (NormalActionNoise, PinkActionNoise)]
+    for value in (*plain, walk, VectorizedActionNoise(walk, 3)):
         found = from_plain(json.loads(json.dumps(to_plain(value))))
         draws = []
         for each in (value, found):

@@ -272,7 +272,8 @@ def test_the_search_space_makes_a_model(algo: str, n_actions: int) -> None:
         model: Any = ALGORITHMS[algo](policy="MlpLstmPolicy", env=env, device="cpu", **hyperparams)
         converted = convert_recurrent_params(trial.params)
         assert converted["gamma"] == model.gamma
-        assert ("noise_type" in converted) == (model.action_noise is not None) == (algo in ("recurrent_td3", "recurrent_ddpg"))
+        is_deterministic = algo in ("recurrent_td3", "recurrent_ddpg")
+        assert ("action_noise" in converted) == (model.action_noise is not None) == is_deterministic
 
 
 def test_the_hook_is_enough_in_a_new_process(tmp_path: Path) -> None:

@@ -48,10 +48,11 @@ class RecurrentActor(SavedNetwork):
         shared = critic_encoded if self.encoder.detach_features else None
         return self.encoder.encode(samples, samples.initial_states.pi, with_successor, shared)
 
-    def forward(self, latents: th.Tensor, deterministic: bool = False) -> th.Tensor:
+    def forward(self, latents: th.Tensor, deterministic: bool = False, noise: th.Tensor | None = None) -> th.Tensor:
         """
         :param latents: (B, latent_dim)
         :param deterministic: the most likely action rather than a sampled one
+        :param noise: standard normal numbers to sample Gaussian actions with, (B, action_dim); None to draw them
         :return: actions as the replay buffer stores them: (B, action_dim) in [-1, 1] for Box, (B,) for Discrete
         """
         raise NotImplementedError
@@ -79,10 +80,11 @@ class DeterministicActor(RecurrentActor):
         super().__init__(encoder, shared_lstm, net_arch, activation_fn)
         self.mu = Head(encoder.latent_dim, get_action_dim(self.action_space), net_arch, activation_fn)
 
-    def forward(self, latents: th.Tensor, deterministic: bool = True) -> th.Tensor:
+    def forward(self, latents: th.Tensor, deterministic: bool = True, noise: th.Tensor | None = None) -> th.Tensor:
         """
         :param latents: (..., latent_dim)
         :param deterministic: without effect
+        :param noise: without effect
         :return: actions in [-1, 1]: (..., action_dim)
         """
         return th.tanh(self.mu(latents))
@@ -91,14 +93,24 @@ class DeterministicActor(RecurrentActor):
 class SquashedGaussian(SquashedDiagGaussianDistribution):
     """SB3's distribution in a third of the operators: the density of a Gaussian at its own sample is known from the noise."""
 
-    def actions_from_params(self, mean_actions: th.Tensor, log_std: th.Tensor, deterministic: bool = False) -> th.Tensor:
+    def actions_from_params(
+        self,
+        mean_actions: th.Tensor,
+        log_std: th.Tensor,
+        deterministic: bool = False,
+        noise: th.Tensor | float | None = None,
+    ) -> th.Tensor:
         """
         :param mean_actions: before tanh, (N, action_dim)
         :param log_std: (N, action_dim)
         :param deterministic: the most likely actions
+        :param noise: standard normal numbers, (N, action_dim); None to draw them
         :return: (N, action_dim)
         """
-        noise = 0.0 if deterministic else th.randn_like(mean_actions)
+        if deterministic:
+            noise = 0.0
+        elif noise is None:
+            noise = th.randn_like(mean_actions)
         return th.tanh(mean_actions + log_std.exp() * noise)
 
     def log_prob_from_params(self, mean_actions: th.Tensor, log_std: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
@@ -198,8 +210,10 @@ class SquashedGaussianActor(RecurrentActor):
             log_std = (kwargs["latent_sde"].square() @ self.get_std().square()).add(1e-6).log() / 2
         return {"mean": mean_actions, "log_std": log_std}
 
-    def forward(self, latents: th.Tensor, deterministic: bool = False) -> th.Tensor:
+    def forward(self, latents: th.Tensor, deterministic: bool = False, noise: th.Tensor | None = None) -> th.Tensor:
         mean_actions, log_std, kwargs = self._distribution_parameters(latents)
+        if noise is not None:
+            kwargs["noise"] = noise
         distribution = copy.copy(self.action_dist)
         return distribution.actions_from_params(mean_actions, log_std, deterministic=deterministic, **kwargs)
 
@@ -236,7 +250,7 @@ class CategoricalActor(RecurrentActor):
         self.action_dist = CategoricalDistribution(n_actions)
         self.logits = Head(encoder.latent_dim, n_actions, net_arch, activation_fn)
 
-    def forward(self, latents: th.Tensor, deterministic: bool = False) -> th.Tensor:
+    def forward(self, latents: th.Tensor, deterministic: bool = False, noise: th.Tensor | None = None) -> th.Tensor:
         return copy.copy(self.action_dist).actions_from_params(self.logits(latents), deterministic=deterministic)
 
     def action_log_prob(self, latents: th.Tensor) -> ActionLogProbs:

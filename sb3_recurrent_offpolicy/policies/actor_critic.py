@@ -114,12 +114,17 @@ class RecurrentActorCriticPolicy(RecurrentPolicy):
         return RNNStates(pi, pi if self.shared_lstm else self.critic.encoder.core.initial_state(n_envs))
 
     def forward(
-        self, observation: PyTorchObs, state: CoreState, previous_actions: th.Tensor, deterministic: bool = False
+        self,
+        observation: PyTorchObs,
+        state: CoreState,
+        previous_actions: th.Tensor,
+        deterministic: bool = False,
+        noise: th.Tensor | None = None,
     ) -> PolicyStep:
         actor, critic = self.actor.encoder, self.critic.encoder
         inputs, features = actor.inputs(observation, previous_actions)
         latents, state = actor.step(inputs, features, state)
-        actions = self.actor(latents, deterministic)
+        actions = self.actor(latents, deterministic, noise)
         if not self.enable_critic_lstm:
             return PolicyStep(actions, state)
         if critic.features_extractor is not actor.features_extractor:

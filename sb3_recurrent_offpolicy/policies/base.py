@@ -261,7 +261,12 @@ class RecurrentPolicy(BasePolicy):
         return Memory(self.initial_states(n_envs), th.zeros(n_envs, self.action_encoding_dim, device=self.device))
 
     def forward(
-        self, observation: PyTorchObs, state: CoreState, previous_actions: th.Tensor, deterministic: bool = False
+        self,
+        observation: PyTorchObs,
+        state: CoreState,
+        previous_actions: th.Tensor,
+        deterministic: bool = False,
+        noise: th.Tensor | None = None,
     ) -> PolicyStep:
         """
         Advance the memory that acts by one step.
@@ -270,6 +275,7 @@ class RecurrentPolicy(BasePolicy):
         :param state: memory before the step, zero where an episode starts
         :param previous_actions: (n_envs, A), zero where an episode starts
         :param deterministic: the most likely action rather than a sampled one
+        :param noise: standard normal numbers to sample Gaussian actions with, (n_envs, action_dim); None to draw them
         :return: actions, and the memory after the step, as tensors
         """
         raise NotImplementedError
@@ -288,6 +294,7 @@ class RecurrentPolicy(BasePolicy):
         state: CoreState,
         previous_actions: th.Tensor,
         episode_starts: np.ndarray,
+        noise: np.ndarray | None = None,
     ) -> PolicyStep:
         """
         Act as in training, on what a ``VecEnv`` returns.
@@ -296,13 +303,15 @@ class RecurrentPolicy(BasePolicy):
         :param state: memory before the step
         :param previous_actions: (n_envs, A)
         :param episode_starts: (n_envs,), state and previous action are forgotten there
+        :param noise: standard normal numbers to sample Gaussian actions with, (n_envs, action_dim); None to draw them
         :return: actions and Q-values as arrays, and the memory after the step
         """
         # Dropout and statistics of a batch are for learning
         self.set_training_mode(False)
         if episode_starts.any():
             state, (previous_actions,) = (forget(part, episode_starts) for part in (state, (previous_actions,)))
-        step = self.forward(obs_as_tensor(observation, self.device), state, previous_actions)
+        numbers = None if noise is None else th.as_tensor(noise, device=self.device)
+        step = self.forward(obs_as_tensor(observation, self.device), state, previous_actions, noise=numbers)
         q_values = None if step.q_values is None else step.q_values.cpu().numpy()
         return PolicyStep(step.actions.cpu().numpy(), step.state, q_values, step.critic_inputs)
 

@@ -67,7 +67,12 @@ class R2D2Policy(RecurrentPolicy):
         return RNNStates(state, state)
 
     def forward(
-        self, observation: PyTorchObs, state: CoreState, previous_actions: th.Tensor, deterministic: bool = False
+        self,
+        observation: PyTorchObs,
+        state: CoreState,
+        previous_actions: th.Tensor,
+        deterministic: bool = False,
+        noise: th.Tensor | None = None,
     ) -> PolicyStep:
         encoder = self.q_net.encoder
         latents, state = encoder.step(*encoder.inputs(observation, previous_actions), state)
