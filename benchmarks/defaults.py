@@ -86,6 +86,8 @@ CELLS = {
     "SAC, PendulumVelocityOnly": Cell("recurrent_sac", "PendulumVelocityOnly-v0", "angle", 30_000),
     "TD3, PendulumFlicker": Cell("recurrent_td3", "PendulumFlicker-v0", "two observations of three", 36_000),
     "SAC, PendulumFlicker": Cell("recurrent_sac", "PendulumFlicker-v0", "two observations of three", 36_000),
+    "TD3, MountainCarContinuousNoVel": Cell("recurrent_td3", "MountainCarContinuousNoVel-v0", "velocity", 60_000),
+    "SAC, MountainCarContinuousNoVel": Cell("recurrent_sac", "MountainCarContinuousNoVel-v0", "velocity", 60_000),
     "SAC, CartPoleNoVel": Cell("recurrent_sac", "CartPoleNoVel-v1", "velocities", 50_000, _RL_ZOO.format(500)),
     "TD3, PendulumUnknown": Cell("recurrent_td3", "PendulumUnknown-v0", "mass and length of the pole", 40_000),
     "SAC, PendulumUnknown": Cell("recurrent_sac", "PendulumUnknown-v0", "mass and length of the pole", 100_000),
@@ -118,7 +120,16 @@ ROUNDS = {
     "target_network": "Unless stated: `tau=0.01`, for `RecurrentSAC` `n_steps=1`, and for `R2D2` `n_steps=5`, "
     "`learning_rate=3e-4`, `max_grad_norm=40`, `exploration_final_eps=0.01`.",
     "munchausen": "Unless stated: today's defaults. All rounds before are of `munchausen_scale=0`.",
-    "high_control_rate": "Unless stated: today's defaults. LunarLander is scored every 100,000 steps.",
+    "high_control_rate": "Unless stated: today's defaults. LunarLander is scored every 100,000 steps. In all rounds up to "
+    "here, Box actions explored by white noise, that of `RecurrentTD3` and `RecurrentDDPG` of deviation 0.1.",
+    "noise": "Unless stated: today's defaults.",
+}
+# Noise as SB3's SAC and the paper of TD3 have it
+WHITE = {
+    "recurrent_sac": ["noise_color=white"],
+    "recurrent_tqc": ["noise_color=white"],
+    "recurrent_td3": ["action_noise=0.1", "noise_color=white"],
+    "recurrent_ddpg": ["action_noise=0.1", "noise_color=white"],
 }
 # Without memory, by algorithm
 STACKED = {
@@ -193,6 +204,21 @@ def rows_of(name: str) -> list[list[str]]:
             ]
         )
     return rows
+
+
+def noise_table() -> list[str]:
+    """
+    :return: the defaults beside the same with white noise, where that has been run
+    """
+    rows = []
+    for name, cell in CELLS.items():
+        found = results_of(FOLDER / cell.env_id)
+        for n_envs in N_ENVS if cell.algo in WHITE else ():
+            label = [cell.algo, *settings_of(cell, n_envs)]
+            runs = [found.get(" ".join(parts), []) for parts in ([*label, *WHITE[cell.algo]], label)]
+            if all(runs):
+                rows.append([name, f"{cell.n_timesteps:,}", str(n_envs), str(min(map(len, runs))), *map(mean_and_worst, runs)])
+    return markdown(["task", "steps", "environments", "seeds", "white", "pink, the default"], rows)
 
 
 def learn_as_written(algo: str, seed: int) -> None:
@@ -331,6 +357,11 @@ def write_report() -> None:
         "Final models: mean of the seeds and worst of them, of the constructors' defaults.",
         "",
         *markdown(header, [row for name in CELLS for row in rows_of(name)]),
+        "",
+        "The same with white noise (`noise_color=white`), that of `RecurrentTD3` and `RecurrentDDPG` of deviation 0.1, "
+        "as in TD3's paper.",
+        "",
+        *noise_table(),
         "",
         f'As written, one environment, one core. SB3\'s time for `learn(1e5)` with "MlpPolicy" is that of '
         f"{OTHERS_STEPS:,} steps, half of them before and half after ours in the same process.",
