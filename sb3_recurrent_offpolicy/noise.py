@@ -4,8 +4,8 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 from stable_baselines3.common.noise import ActionNoise
 
-# In steps. Four times the one before each: the spectra of such processes add up to 1 / f
-TIME_CONSTANTS = np.array([2.0, 8.0, 32.0, 128.0])
+# White noise, and time constants of four times the one before each, in steps: the spectra of such processes add up to 1 / f
+DECAYS = np.array([0.0, *np.exp(-1 / np.array([2.0, 8.0, 32.0, 128.0]))])
 
 
 class PinkActionNoise(ActionNoise):
@@ -14,10 +14,10 @@ class PinkActionNoise(ActionNoise):
 
     White noise takes back at one step what it did at another, and explores the surroundings of where the policy goes. What
     lasts leads further away, but noise that only lasts cannot try a single action. Pink noise is between the two. Eberhard
-    et al. (2023, Pink Noise Is All You Need, https://openreview.net/forum?id=hQ9V5QN27eS) find it better than both on most
-    tasks of continuous control, and recommend it as the default. They draw the noise of a whole episode at once. Here it is
-    the sum of white noise and of autoregressive processes with time constants of 2, 8, 32 and 128 steps, in equal parts. That
-    needs no length of an episode; below f = 1 / 800 the spectrum is flat.
+    et al. (2023, Pink Noise Is All You Need, https://openreview.net/forum?id=hQ9V5QN27eS) find it better than white and than
+    Ornstein-Uhlenbeck noise on a wide range of tasks, and recommend it as the default. They draw the noise of a whole episode
+    at once. Here it is the sum of white noise and of autoregressive processes with time constants of 2, 8, 32 and 128 steps,
+    in equal parts. That needs no length of an episode; below f = 1 / 800 the spectrum is flat.
 
     :param mean: mean of the noise, of any shape
     :param sigma: its standard deviation at every step, of the same shape
@@ -36,18 +36,17 @@ class PinkActionNoise(ActionNoise):
         self._generator = generator
         self._mu, self._sigma = np.asarray(mean), np.asarray(sigma)
         self._dtype = dtype
-        decay = np.exp(-1 / TIME_CONSTANTS).reshape(-1, *[1] * self._mu.ndim)
-        self._decay, self._innovation = decay, np.sqrt(1 - decay**2)
+        self._decays = DECAYS.reshape(-1, *[1] * self._mu.ndim)
+        self._innovations = np.sqrt(1 - self._decays**2)
+        self._scale = self._sigma / np.sqrt(len(DECAYS))
         self._processes: np.ndarray | None = None
 
     def __call__(self) -> np.ndarray:
         draw = np.random.standard_normal if self._generator is None else self._generator.standard_normal
-        white, *innovations = draw((len(self._decay) + 1, *self._mu.shape))
-        # Begins as it goes on: with unit variance
-        processes = innovations if self._processes is None else self._decay * self._processes + self._innovation * innovations
-        self._processes = np.asarray(processes)
-        unit = (white + self._processes.sum(axis=0)) / np.sqrt(len(self._processes) + 1)
-        return (self._mu + self._sigma * unit).astype(self._dtype)
+        drawn = draw((len(DECAYS), *self._mu.shape))
+        # Each begins as it goes on: with unit variance
+        self._processes = drawn if self._processes is None else self._decays * self._processes + self._innovations * drawn
+        return np.asarray(self._mu + self._scale * self._processes.sum(axis=0), dtype=self._dtype)
 
     def reset(self) -> None:
         """Draw what lasts anew, at the end of an episode."""
