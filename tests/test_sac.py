@@ -92,11 +92,14 @@ def test_losses_equal_single_steps(
         return policies[-1]
 
     monkeypatch.setattr(model.actor, "action_log_prob", recorded)
+    if variant is SAC:
+        # The oracle takes atanh of sampled actions, which loses digits near the bounds and is infinite at them
+        model.actor.log_std.bias.data.sub_(2)
     found = losses(model, samples, monkeypatch)
     sampled = policies[0].actions
     assert len(policies) == 1 and (sampled is None) == (variant is DISCRETE_SAC)
     expected = losses_step_by_step(model, samples, None if sampled is None else sampled.detach())
-    # The oracle takes atanh of sampled actions, which loses digits near the bounds
+    assert sampled is None or sampled.abs().max() < 1
     assert (found.critic, found.actor, found.ent_coef) == pytest.approx(expected, rel=1e-3, abs=3e-4)
 
 
@@ -244,7 +247,8 @@ def test_stochastic_and_deterministic_prediction() -> None:
         model = random_env_model(variant)
         observation = np.zeros((500, 2), dtype=np.float32)
         greedy, _ = model.predict(observation, deterministic=True)
-        assert (greedy == greedy[0]).all()
+        # Rows of a batch can differ in their last digit
+        np.testing.assert_allclose(greedy, np.broadcast_to(greedy[0], greedy.shape), rtol=1e-5, atol=1e-6)
         sampled, state = model.predict(observation)
         assert not (sampled == sampled[0]).all()
         assert sampled.shape == (500, *variant.action_space.shape)  # type: ignore[misc]
