@@ -61,6 +61,15 @@ def number(value: float) -> str:
     return f"{value:.1f}" if abs(value) >= 2 else f"{value:.2f}"
 
 
+def mean_and_worst(results: list[Result]) -> str:
+    """
+    :param results: of the seeds
+    :return: empty where there are none
+    """
+    means = [result["mean"] for result in results]
+    return f"{number(np.mean(means))} ({number(min(means))})" if means else ""
+
+
 def row(algo: str, results: list[Result], interval: tuple[float, float]) -> list[str]:
     """Of the table: algorithm, steps, seeds, mean, interval, worst seed, memory zeroed."""
     means = [result["mean"] for result in results]

@@ -51,13 +51,19 @@ class Study(NamedTuple):
     settings: tuple[str, ...]
 
 
-# As the default once was
+# As defaults once were
+WHITE_SAC, WHITE_TD3 = ("noise_color=white",), ("action_noise=0.1", "noise_color=white")
 SLOW_TARGET = ("n_timesteps=60000", "tau=0.01", "batch_size=32")
 # Short runs first
 STUDIES = {
     "SAC, PendulumNoVel": Study("recurrent_sac", "PendulumNoVel-v1", ("n_timesteps=30000",)),
+    "SAC, PendulumNoVel, white noise": Study("recurrent_sac", "PendulumNoVel-v1", ("n_timesteps=30000", *WHITE_SAC)),
     "TD3, PendulumNoVel": Study("recurrent_td3", "PendulumNoVel-v1", ("n_timesteps=30000",)),
+    "TD3, PendulumNoVel, white noise of 0.1": Study("recurrent_td3", "PendulumNoVel-v1", ("n_timesteps=30000", *WHITE_TD3)),
     "TD3, PendulumFlicker": Study("recurrent_td3", "PendulumFlicker-v0", ("n_timesteps=40000",)),
+    "TD3, PendulumFlicker, white noise of 0.1": Study(
+        "recurrent_td3", "PendulumFlicker-v0", ("n_timesteps=40000", *WHITE_TD3)
+    ),
     "R2D2, CartPoleNoVel": Study("r2d2", "CartPoleNoVel-v1", ("n_timesteps=60000",)),
     "R2D2, CartPoleNoVel, munchausen_scale=0": Study(
         "r2d2", "CartPoleNoVel-v1", ("n_timesteps=60000", "munchausen_scale=0.0")
@@ -69,6 +75,9 @@ STUDIES = {
         "recurrent_sac", "CartPoleNoVel-v1", (*SLOW_TARGET, "max_grad_norm=auto")
     ),
     "SAC, HiddenWindReach": Study("recurrent_sac", "HiddenWindReach-v0", ("n_timesteps=160000", "n_envs=8")),
+    "SAC, HiddenWindReach, white noise": Study(
+        "recurrent_sac", "HiddenWindReach-v0", ("n_timesteps=160000", "n_envs=8", *WHITE_SAC)
+    ),
 }
 WEIGHTS = {"latest weights": "return_of_latest_weights", "averaged weights": "return"}
 

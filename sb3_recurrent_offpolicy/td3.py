@@ -42,8 +42,8 @@ class RecurrentTD3(RecurrentOffPolicyAlgorithm):
     :param gradient_steps: how many updates after each rollout, or ``-n``: one for every n steps that all environments together
         have made. Default -2, so that learning does not depend on the number of environments; -1 is as in SB3
     :param action_noise: the action noise; a deterministic policy explores by nothing else. A number is the standard deviation
-        of Gaussian noise of ``noise_color``, actions reaching from -1 to 1. Default 0.3: with 0.1, the paper's, a car without
-        velocity never left its valley (SB3: none, and nothing new is tried)
+        of Gaussian noise of ``noise_color``, actions reaching from -1 to 1. Default 0.3: the paper's 0.1 leads less far
+        (SB3: none, and nothing new is tried)
     :param replay_buffer_class: a subclass of RecurrentSequenceReplayBuffer
     :param replay_buffer_kwargs: keyword arguments to pass to the replay buffer on creation, e.g. ``stride``
     :param optimize_memory_usage: without effect, observations are always stored once
