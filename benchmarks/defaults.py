@@ -198,8 +198,17 @@ def noise_table() -> list[str]:
             label = [cell.algo, *settings_of(cell, n_envs)]
             runs = [found.get(" ".join(parts), []) for parts in ([*label, *WHITE[cell.algo]], label)]
             if all(runs):
-                rows.append([name, f"{cell.n_timesteps:,}", str(n_envs), str(min(map(len, runs))), *map(mean_and_worst, runs)])
-    return markdown(["task", "steps", "environments", "seeds", "white", "pink, the default"], rows)
+                rows.append(
+                    [
+                        name,
+                        f"{cell.n_timesteps:,}",
+                        str(n_envs),
+                        *map(mean_and_worst, runs),
+                        str(len(runs[0])),
+                        str(len(runs[1])),
+                    ]
+                )
+    return markdown(["task", "steps", "environments", "white", "pink, the default", "seeds, white", "seeds, pink"], rows)
 
 
 def readme_table() -> list[str]:
