@@ -49,7 +49,7 @@ class PinkActionNoise(ActionNoise):
         return np.asarray(self._mu + self._scale * self._processes.sum(axis=0), dtype=self._dtype)
 
     def reset(self) -> None:
-        """Draw what lasts anew, at the end of an episode."""
+        """Forget what lasts: SB3 asks for it at the end of an episode."""
         self._processes = None
 
     def __repr__(self) -> str:
