@@ -80,6 +80,13 @@ TUNED_FOR = {
         "LunarLanderContinuousNoVel-v3": "LunarLanderContinuousNoVel-v2",
     },
 }
+# Settings for noise as SB3's SAC and the paper of TD3 have it
+WHITE = {
+    "recurrent_sac": ["noise_color=white"],
+    "recurrent_tqc": ["noise_color=white"],
+    "recurrent_td3": ["action_noise=0.1", "noise_color=white"],
+    "recurrent_ddpg": ["action_noise=0.1", "noise_color=white"],
+}
 # Of a hyper-parameter file, for environments without an entry of their own
 DEFAULT_ENTRY = "default"
 Wrapper = Callable[[gym.Env], gym.Env]

@@ -21,7 +21,7 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 
-from benchmarks.learning import CURVE_SEED, DEFAULT_ENTRY, RESULTS, make_model, scores, set_entry, stated_hyperparams
+from benchmarks.learning import CURVE_SEED, DEFAULT_ENTRY, RESULTS, WHITE, make_model, scores, set_entry, stated_hyperparams
 from benchmarks.report import Result, markdown, number, put_table
 from benchmarks.tasks import TASKS
 from benchmarks.timing import processor
@@ -52,7 +52,7 @@ class Study(NamedTuple):
 
 
 # As defaults once were
-WHITE_SAC, WHITE_TD3 = ("noise_color=white",), ("action_noise=0.1", "noise_color=white")
+WHITE_SAC, WHITE_TD3 = WHITE["recurrent_sac"], WHITE["recurrent_td3"]
 SLOW_TARGET = ("n_timesteps=60000", "tau=0.01", "batch_size=32")
 # Short runs first
 STUDIES = {
