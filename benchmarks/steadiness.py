@@ -7,8 +7,8 @@ Does a policy that has solved its task keep it? The defaults, whose learning rat
 
 Every 100 updates the policy is scored on 200 fixed starts: as ``predict`` acts, with averaged weights, and with the latest
 weights. Studies of one factor differ from the default in what their name says. A task counts as solved from the fifth point
-after the first one above its threshold. The largest fall is the worst point after half of the best return was reached, against
-the best one before it, as part of the span from the first point.
+after the first one above its threshold, and as solved for good after the last point below it. The largest fall is the worst
+point after half of the best return was reached, against the best one before it, as part of the span from the first point.
 """
 
 import argparse
@@ -147,15 +147,18 @@ def steadiness(name: str, result: Result, key: str) -> dict[str, Any]:
     :param key: of the returns in its curve
     :return: what the curve tells
     """
+    updates = [point["updates"] for point in result["curve"]]
     returns = np.array([point[key] for point in result["curve"]])
     threshold = TASKS[STUDIES[name].env_id].threshold
     above = np.flatnonzero(returns >= threshold)
     solved = returns[above[0] + POINTS_TO_SETTLE :] if len(above) else returns[:0]
+    first_of_good = int(np.flatnonzero(np.append(True, returns < threshold))[-1])
     span = returns.max() - returns[0]
     half = int(np.flatnonzero(returns >= returns[0] + span / 2)[0])
     best_before = np.maximum.accumulate(returns)
     return {
-        "solved at": result["curve"][above[0]]["updates"] if len(above) else None,
+        "solved at": updates[above[0]] if len(above) else None,
+        "for good": updates[first_of_good] if first_of_good < len(returns) else None,
         "points": len(solved),
         "below": int((solved < threshold).sum()),
         "worst": float(solved.min()) if len(solved) else None,
@@ -181,12 +184,11 @@ def table() -> list[str]:
             told = [steadiness(name, result, key) for result in results]
             n_points, n_below = (sum(each[column] for each in told) for column in ("points", "below"))
             worst = [each["worst"] for each in told if each["worst"] is not None]
-            solved = [each["solved at"] for each in told]
             rows.append(
                 [
                     name,
                     weights,
-                    ", ".join(str(at) if at else "never" for at in solved),
+                    *(", ".join(str(each[column] or "never") for each in told) for column in ("solved at", "for good")),
                     f"{n_below} of {n_points}",
                     number(min(worst)) if worst else "",
                     f"{max(each['worst fall'] for each in told):.2f}",
@@ -194,8 +196,9 @@ def table() -> list[str]:
                     f"{np.mean([each['area'] for each in told]):.2f}",
                 ]
             )
-    header = ["task", "weights", "updates until solved, by seed", "points below the threshold afterwards", "worst of them"]
-    return markdown([*header, "largest fall", "final over best, worst seed", "area under the curve"], rows)
+    when = ["updates until solved, by seed", "until solved for good"]
+    how_well = ["points below the threshold afterwards", "worst of them", "largest fall", "final over best, worst seed"]
+    return markdown(["task", "weights", *when, *how_well, "area under the curve"], rows)
 
 
 def draw(path: Path) -> None:
