@@ -47,8 +47,8 @@ def test_actors_of_a_machine_that_dies_go_on_elsewhere(cluster: Any) -> None:
     model = r2d2(buffer_size=100_000)
     with RayActors(model, NumberedEnv, n_actors=2, envs_per_actor=2, stretch_length=8) as actors:
         used = {ray.get(actor.__ray_call__.remote(node_of)) for actor in actors.transport.actors}
-        assert len(used) == 2, "each machine has one"
-        model.learn(1000, callback=RemoveNode(found, nodes[0]))
+        # Ray may start both on one machine
+        model.learn(1000, callback=RemoveNode(found, next(node for node in nodes if node.node_id in used)))
         # Ray takes seconds to notice
         while actors.fleet.records.n_restarts == 0 and model.num_timesteps < 80_000:
             model.learn(400, reset_num_timesteps=False)
