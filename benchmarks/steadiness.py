@@ -23,7 +23,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from benchmarks.learning import CURVE_SEED, DEFAULT_ENTRY, RESULTS, WHITE, make_model, scores, set_entry, stated_hyperparams
 from benchmarks.report import Result, markdown, number, put_table
-from benchmarks.tasks import TASKS
+from benchmarks.tasks import TASKS, kept_from
 from benchmarks.timing import processor
 
 matplotlib.use("Agg")
@@ -152,13 +152,13 @@ def steadiness(name: str, result: Result, key: str) -> dict[str, Any]:
     threshold = TASKS[STUDIES[name].env_id].threshold
     above = np.flatnonzero(returns >= threshold)
     solved = returns[above[0] + POINTS_TO_SETTLE :] if len(above) else returns[:0]
-    first_of_good = int(np.flatnonzero(np.append(True, returns < threshold))[-1])
+    first_kept = kept_from(threshold, returns.tolist())
     span = returns.max() - returns[0]
     half = int(np.flatnonzero(returns >= returns[0] + span / 2)[0])
     best_before = np.maximum.accumulate(returns)
     return {
         "solved at": updates[above[0]] if len(above) else None,
-        "for good": updates[first_of_good] if first_of_good < len(returns) else None,
+        "for good": updates[first_kept] if first_kept < len(returns) else None,
         "points": len(solved),
         "below": int((solved < threshold).sum()),
         "worst": float(solved.min()) if len(solved) else None,
